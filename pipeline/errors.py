@@ -1,0 +1,24 @@
+"""What can go wrong, in three kinds, each with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The input or the usage is wrong, found before anything is written (exit code 2).
+
+    The message is one line that names the file or option, what was found, what was expected and the remedy.
+    """
+
+    exit_code = 2
+
+
+class RunFailedError(RuntimeError):
+    """A run stopped midway; what was done is kept, and the same command resumes it (exit code 1)."""
+
+    exit_code = 1
+
+
+class IncompleteError(RuntimeError):
+    """A run was published, but some blocks are missing and hold nodata (exit code 3)."""
+
+    exit_code = 3
