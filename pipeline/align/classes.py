@@ -1,0 +1,268 @@
+"""How many classes there are, and where: over-cluster the tracks, then join what overlaps cannot tell apart.
+
+Two clusters are two classes only if independent blocks agree on which is which in the pixels that they share. For
+that test nodes are labelled by their features alone, so that agreement on overlaps is evidence, not construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from pipeline.align.drift import group_means
+from pipeline.align.graph import Float, Graph, Int
+from pipeline.align.values import Merge
+
+_MIN_SHARE = 0.001
+_MIN_LOG_ODDS = 0.5
+_MIN_CONTACT_PX = 60
+_MIN_REPLICATION = 0.6
+_MIN_SEPARATION = 4.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on the number of classes: `fixed` where the user gave it, else `least` and `most`."""
+
+    least: int
+    most: int
+    fixed: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Centres in feature space, and the class that each belongs to.
+
+    Attributes
+    ----------
+    centres
+        ``(C, D)``.
+    owner
+        ``(C,)`` class of each centre, named by its first centre; -1 where a centre was dissolved.
+    merges
+        What was done, in order.
+    """
+
+    centres: Float
+    owner: Int
+    merges: tuple[Merge, ...] = ()
+
+    @property
+    def classes(self) -> Int:
+        """The names of the classes."""
+        return np.unique(self.owner[self.owner >= 0])
+
+    def assign(self, distance: Float) -> Int:
+        """Return ``(N,)`` class of the nearest living centre, from ``(N, C)`` squared distances."""
+        alive = np.flatnonzero(self.owner >= 0)
+        result: Int = self.owner[alive[np.argmin(distance[:, alive], axis=1)]]
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for and against each class and each pair of classes.
+
+    `names` are the classes; all arrays are ``(K,)`` or ``(K, K)`` in their order. `log_odds` is infinite where two
+    classes never met enough, `separation` (Ashman's D, in units of the spread inside a class) tells those apart.
+    """
+
+    names: Int
+    share: Float
+    replication: Float
+    log_odds: Float
+    contact: Float
+    separation: Float
+
+
+def over_cluster(points: Float, weight: Float, count: int, rng: np.random.Generator) -> Float:
+    """Return the ``(C, D)`` centres of weighted k-means, ``C <= count``.
+
+    With no more points than `count`, each is a centre.
+    """
+    use = weight > 0
+    points, weight = points[use], weight[use]
+    if len(points) <= count:
+        return points.copy()
+    best, least = points[:count], np.inf
+    for _ in range(4):
+        centres, cost = _lloyd(points, weight, _seed(points, weight, count, rng))
+        if cost < least:
+            best, least = centres, cost
+    return best
+
+
+def reduce_clusters(graph: Graph, features: Float, weight: Float, centres: Float, limits: Limits) -> Clusters:
+    """Dissolve and join clusters until each can be told from the others, or the number asked for is reached."""
+    distance = squared_distances(features, centres)
+    found = Clusters(centres, np.arange(len(centres)))
+    while len(found.classes) > 1:
+        seen = weigh(graph, features, weight, found.assign(distance))
+        missing = np.setdiff1d(found.classes, seen.names)
+        if len(missing):
+            # A centre that is the nearest of no node describes nothing.
+            found = replace(found, owner=np.where(np.isin(found.owner, missing), -1, found.owner))
+            continue
+        step = _next_step(seen, limits)
+        if step is None:
+            break
+        kept, gone, reason = step
+        merge = _record(seen, kept, gone, reason)
+        if reason in ("rare", "not reproduced"):
+            owner = np.where(found.owner == seen.names[gone], -1, found.owner)
+        else:
+            owner = np.where(found.owner == seen.names[gone], seen.names[kept], found.owner)
+        found = Clusters(centres, owner, (*found.merges, merge))
+    return found
+
+
+def weigh(graph: Graph, features: Float, weight: Float, label: Int) -> Evidence:
+    """Collect the evidence for labels ``(N,)`` that were given by features alone."""
+    known = graph.known & (label >= 0)
+    names, dense = np.unique(label[known], return_inverse=True)
+    k = len(names)
+    of_node = np.full(len(label), -1)
+    of_node[known] = dense
+    share = np.bincount(dense, graph.node_pixels[known], minlength=k) / graph.node_pixels[known].sum()
+    a, b = of_node[graph.cell_a], of_node[graph.cell_b]
+    ok = (a >= 0) & (b >= 0)
+    a, b, count, pair = a[ok], b[ok], graph.cell_count[ok], graph.cell_pair[ok]
+    table = np.zeros((k, k))
+    np.add.at(table, (a, b), count)
+    table += table.T
+    occurs, agreed = _by_pair(a, b, count, pair, len(graph.pair_i), k)
+    together = (agreed.T @ occurs).toarray()
+    cross = table * (1 - np.eye(k))
+    total = table.sum(axis=1)
+    replication = np.where(total >= _MIN_CONTACT_PX, np.diag(table) / np.maximum(total, 1.0), 1.0)
+    contact = together + together.T + cross
+    odds = np.log((2 * together + 4) * (2 * together.T + 4) / (cross + 4) ** 2)
+    odds = np.where((contact >= _MIN_CONTACT_PX) & ~np.eye(k, dtype=bool), odds, np.inf)
+    separation = _separation(features[known], weight[known], dense, k)
+    return Evidence(names, share, replication, odds, contact, separation)
+
+
+def squared_distances(points: Float, centres: Float) -> Float:
+    """Return ``(N, C)`` squared Euclidean distances."""
+    result: Float = np.maximum(
+        np.einsum("nd,nd->n", points, points)[:, None]
+        + np.einsum("cd,cd->c", centres, centres)
+        - 2 * points @ centres.T,
+        0.0,
+    )
+    return result
+
+
+def _by_pair(
+    a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Return, for each pair of blocks and class: whether it occurs, and the pixels that both give to it."""
+    occurs = sparse.csr_array((np.ones(2 * len(a)), (np.tile(pair, 2), np.concatenate([a, b]))), shape=(pairs, k))
+    occurs.data = np.ones_like(occurs.data)
+    same = a == b
+    agreed = sparse.csr_array((count[same], (pair[same], a[same])), shape=(pairs, k))
+    return occurs, agreed
+
+
+def _separation(features: Float, weight: Float, label: Int, k: int) -> Float:
+    """Return ``(K, K)`` Ashman's D between classes, along the line that joins their means.
+
+    Features are white: the spread inside a class is shrunk to 1, and what two means of few nodes differ by chance
+    is taken off, or single nodes would look far apart in many dimensions.
+    """
+    dims = features.shape[1]
+    means = group_means(features, label, weight, k)
+    centred = features - means[label]
+    size = np.einsum("nd,nd->n", centred, centred)
+    # The worst tenth of nodes is not what a class looks like.
+    inner = size <= np.quantile(size, 0.9)
+    n = np.bincount(label[inner], minlength=k).astype(np.float64)
+    outer = np.zeros((k, dims, dims))
+    for c in range(k):
+        mine = centred[inner & (label == c)]
+        outer[c] = (mine.T @ mine + 5 * np.eye(dims)) / (len(mine) + 5)
+    gap = means[:, None] - means[None]
+    squared = np.einsum("abd,abd->ab", gap, gap)
+    unit = gap / np.sqrt(np.maximum(squared, 1e-12))[..., None]
+    variance = np.einsum("abd,ade,abe->ab", unit, outer, unit)
+    chance = dims * (1 / np.maximum(n, 1)[:, None] + 1 / np.maximum(n, 1)[None])
+    result: Float = np.sqrt(2 * np.maximum(squared - chance, 0) / np.maximum(variance + variance.T, 1e-12))
+    np.fill_diagonal(result, np.inf)
+    return result
+
+
+def _next_step(seen: Evidence, limits: Limits) -> tuple[int, int, str] | None:
+    """Return positions (kept, gone) and the reason of the most urgent step; None where there is none left."""
+    k = len(seen.names)
+    if k <= (limits.fixed or limits.least):
+        return None
+    rarest = int(np.argmin(seen.share))
+    if seen.share[rarest] < _MIN_SHARE:
+        return _nearest(seen, rarest), rarest, "rare"
+    pair = np.unravel_index(np.argmin(seen.log_odds), (k, k))
+    if seen.log_odds[pair] < _MIN_LOG_ODDS:
+        return (*_larger_first(seen, pair), "confused")
+    worst = int(np.argmin(seen.replication))
+    if seen.replication[worst] < _MIN_REPLICATION:
+        return _nearest(seen, worst), worst, "not reproduced"
+    apart = np.where(np.isinf(seen.log_odds), seen.separation, np.inf)
+    near = np.unravel_index(np.argmin(apart), (k, k))
+    if apart[near] < _MIN_SEPARATION:
+        return (*_larger_first(seen, near), "alike")
+    if k > (limits.fixed or limits.most):
+        least = np.where(np.isinf(seen.log_odds), seen.separation, seen.log_odds)
+        return (*_larger_first(seen, np.unravel_index(np.argmin(least), (k, k))), "number of classes")
+    return None
+
+
+def _nearest(seen: Evidence, position: int) -> int:
+    return int(np.argmin(seen.separation[position]))
+
+
+def _larger_first(seen: Evidence, pair: tuple[np.intp, ...]) -> tuple[int, int]:
+    one, two = (int(p) for p in pair)
+    return (one, two) if seen.share[one] >= seen.share[two] else (two, one)
+
+
+def _record(seen: Evidence, kept: int, gone: int, reason: str) -> Merge:
+    odds = float(seen.log_odds[kept, gone])
+    return Merge(
+        int(seen.names[kept]),
+        int(seen.names[gone]),
+        reason,
+        round(odds, 4) if np.isfinite(odds) else None,
+        round(float(seen.separation[kept, gone]), 4),
+        int(seen.contact[kept, gone]),
+    )
+
+
+def _seed(points: Float, weight: Float, count: int, rng: np.random.Generator) -> Float:
+    """k-means++: each next centre is drawn by weight times squared distance to the nearest so far."""
+    chosen = [int(rng.choice(len(points), p=weight / weight.sum()))]
+    nearest = squared_distances(points, points[chosen])[:, 0]
+    for _ in range(count - 1):
+        chance = weight * nearest
+        if chance.sum() <= 0:
+            break
+        chosen.append(int(rng.choice(len(points), p=chance / chance.sum())))
+        nearest = np.minimum(nearest, squared_distances(points, points[chosen[-1:]])[:, 0])
+    return points[chosen]
+
+
+def _lloyd(points: Float, weight: Float, centres: Float) -> tuple[Float, float]:
+    label: NDArray[np.intp] | None = None
+    cost = np.inf
+    for _ in range(50):
+        distance = squared_distances(points, centres)
+        new = np.argmin(distance, axis=1)
+        cost = float(weight @ distance[np.arange(len(points)), new])
+        if label is not None and np.array_equal(new, label):
+            break
+        label = new
+        means = group_means(points, label, weight, len(centres))
+        filled = np.bincount(label, minlength=len(centres)) > 0
+        centres = np.where(filled[:, None], means, centres)
+    return centres, cost

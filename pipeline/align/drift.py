@@ -1,0 +1,140 @@
+"""Removal of what moves the features of all classes of a block together: radiometry and smooth drift.
+
+Offsets between neighbours that were measured on the same pixels are removed by least squares. What remains is
+estimated without knowing any class, as two-way fixed effects: the feature of a node is that of its track plus that
+of its block, and neighbouring blocks differ little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+
+from pipeline.align.graph import Float, Graph, Int
+
+_SMOOTHNESS = 0.03
+
+
+def block_offsets(graph: Graph) -> Float:
+    """Return ``(B, D)`` offsets of blocks, by least squares on the offsets measured on shared pixels."""
+    shape = len(graph.blocks), graph.features.shape[1]
+    if not np.any(graph.delta * graph.delta_weight[:, None]):
+        return np.zeros(shape)
+    weight = graph.delta_weight / graph.delta_weight.max()
+    lap = laplacian(graph.pair_i, graph.pair_j, weight, shape[0]) + 1e-3 * sparse.eye_array(shape[0])
+    right = np.zeros(shape)
+    np.add.at(right, graph.pair_i, weight[:, None] * graph.delta)
+    np.subtract.at(right, graph.pair_j, weight[:, None] * graph.delta)
+    return solve_cg(lambda s: lap @ s, right, lap.diagonal())
+
+
+def fixed_effects(graph: Graph, features: Float, group: Int, weight: Float) -> tuple[Float, Float]:
+    """Split node features into a part of their group and a part of their block.
+
+    Parameters
+    ----------
+    features
+        ``(N, D)``.
+    group
+        ``(N,)``: track or class of each node.
+    weight
+        ``(N,)``, at least 0.
+
+    Returns
+    -------
+    blocks, groups
+        ``(B, D)`` offsets, 0 on average over each connected part, and ``(G, D)`` weighted means of what remains.
+    """
+    n_blocks, n_groups = len(graph.blocks), int(group.max()) + 1
+    of_group = sparse.csr_array((weight, (group, graph.node_block)), shape=(n_groups, n_blocks))
+    total = np.maximum(of_group.sum(axis=1), 1e-12)
+    lap = laplacian(graph.pair_i, graph.pair_j, np.ones(len(graph.pair_i)), n_blocks)
+    scale = max(float(np.mean(of_group.sum(axis=0))), 1e-12)
+    # A trace of plain ridge gives blocks that no track ties to any other an offset of 0, not of noise.
+    diagonal = of_group.sum(axis=0) + 1e-4 * scale
+    smooth = _SMOOTHNESS * scale * lap
+    transposed = of_group.T.tocsr()
+
+    def apply(s: Float) -> Float:
+        result: Float = diagonal[:, None] * s - transposed @ ((of_group @ s) / total[:, None]) + smooth @ s
+        return result
+
+    means = group_means(features, group, weight, n_groups)
+    right = sums(weight[:, None] * (features - means[group]), graph.node_block, n_blocks)
+    blocks = solve_cg(apply, right, diagonal + smooth.diagonal())
+    part = graph.components()
+    blocks -= group_means(blocks, part, np.ones(n_blocks), int(part.max()) + 1)[part]
+    return blocks, group_means(features - blocks[graph.node_block], group, weight, n_groups)
+
+
+def whitening(residuals: Float, weight: Float, freedom: float, prior: Float) -> Float:
+    """Return ``(D, D)`` that makes residuals of one and the same class white.
+
+    The worst tenth is dropped, because some tracks are wrong. Few degrees of freedom fall back on `prior`, ``(D,)``
+    variances; features of no variance at all count for nothing.
+    """
+    dims = len(prior)
+    size = np.einsum("nd,nd->n", residuals, residuals / np.maximum(prior, 1e-12))
+    keep = (weight > 0) & (size <= np.quantile(size[weight > 0], 0.9)) if np.any(weight > 0) else weight > 0
+    w = weight[keep] / max(float(weight[keep].sum()), 1e-12)
+    found = (residuals[keep] * w[:, None]).T @ residuals[keep]
+    # Residuals were fitted: each track mean and block offset took a degree of freedom with it.
+    found *= keep.sum() / max(freedom * 0.9, 1.0)
+    strength = max(freedom, 0.0) / (max(freedom, 0.0) + 10.0)
+    cov = strength * found + (1 - strength) * np.diag(prior)
+    cov = 0.8 * cov + 0.2 * np.diag(np.diag(cov)) + 1e-9 * np.eye(dims) * max(float(np.trace(cov)) / dims, 1e-12)
+    values, vectors = np.linalg.eigh(cov)
+    result: Float = vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T
+    return result
+
+
+def laplacian(i: Int, j: Int, weight: Float, n: int) -> sparse.csr_array:
+    """Return the weighted Laplacian of a graph."""
+    links = sparse.coo_array((weight, (i, j)), shape=(n, n)).tocsr()
+    links = links + links.T
+    return (sparse.diags_array(np.asarray(links.sum(axis=1)).ravel()) - links).tocsr()
+
+
+def group_means(values: Float, group: Int, weight: Float, n: int) -> Float:
+    """Return ``(n, D)`` weighted means; 0 where a group has no weight.
+
+    >>> group_means(np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 2]), np.ones(3), 3).ravel().tolist()
+    [2.0, 0.0, 7.0]
+    """
+    total = np.bincount(group, weight, minlength=n)
+    result: Float = sums(values * weight[:, None], group, n) / np.where(total > 0, total, 1.0)[:, None]
+    return result
+
+
+def sums(values: Float, group: Int, n: int) -> Float:
+    """Return ``(n, D)`` sums of the rows of each group."""
+    pick = sparse.csr_array((np.ones(len(group)), (group, np.arange(len(group)))), shape=(n, len(group)))
+    result: Float = pick @ values
+    return result
+
+
+def solve_cg(apply: Callable[[Float], Float], right: Float, diagonal: Float, steps: int = 200) -> Float:
+    """Solve a positive (semi)definite system for all right-hand sides ``(n, D)`` at once.
+
+    SciPy's solver takes one at a time, which costs D times the passes over the graph.
+    """
+    scale = 1.0 / np.maximum(diagonal, 1e-12)[:, None]
+    x = np.zeros_like(right)
+    residual = right.copy()
+    z = residual * scale
+    direction, rz = z.copy(), np.einsum("nd,nd->d", residual, z)
+    goal = 1e-12 * np.maximum(rz, 1e-300)
+    for _ in range(steps):
+        moved = apply(direction)
+        curve = np.einsum("nd,nd->d", direction, moved)
+        step = np.where(rz > goal, rz / np.maximum(curve, 1e-300), 0.0)
+        x += step * direction
+        residual -= step * moved
+        z = residual * scale
+        rz, before = np.einsum("nd,nd->d", residual, z), rz
+        if np.all(rz <= goal):
+            break
+        direction = z + rz / np.maximum(before, 1e-300) * direction
+    return x

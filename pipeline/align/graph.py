@@ -1,0 +1,163 @@
+"""The block graph as flat arrays, in an order that depends on content alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from pipeline.align.values import BlockSignature, Overlap
+from pipeline.blocks import Index
+
+Float = NDArray[np.float64]
+Int = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes, cells (pairs of nodes that share pixels) and pairs (of blocks that overlap).
+
+    Attributes
+    ----------
+    blocks
+        Sorted indices of blocks.
+    node_block, node_id, node_pixels
+        ``(N,)``: position in `blocks`, local id, and pixels (float) of each node.
+    features
+        ``(N, D)``; 0 where not `known`.
+    spread
+        ``(D,)``: median standard deviation of features inside a node.
+    known
+        ``(N,)`` bool: whether a node has features.
+    cell_a, cell_b, cell_count, cell_pair
+        ``(E,)``: the nodes of a cell, their shared pixels (float, above 0), and the pair that it belongs to.
+    pair_i, pair_j
+        ``(P,)``: positions in `blocks`, ``pair_i < pair_j``.
+    delta, delta_weight
+        ``(P, D)`` and ``(P,)``: measured offset of the features of block i over those of block j.
+    """
+
+    blocks: list[Index]
+    node_block: Int
+    node_id: Int
+    node_pixels: Float
+    features: Float
+    spread: Float
+    known: NDArray[np.bool_]
+    cell_a: Int
+    cell_b: Int
+    cell_count: Float
+    cell_pair: Int
+    pair_i: Int
+    pair_j: Int
+    delta: Float
+    delta_weight: Float
+
+    @property
+    def side_pixels(self) -> tuple[Float, Float, Float]:
+        """For each cell: shared pixels of its pair in node a, in node b, and in all."""
+        n = len(self.node_block)
+        keys_a, keys_b = self.cell_pair * n + self.cell_a, self.cell_pair * n + self.cell_b
+        return _sum_by(keys_a, self.cell_count), _sum_by(keys_b, self.cell_count), _sum_by(self.cell_pair, self.cell_count)
+
+    def components(self) -> Int:
+        """Return for each block the number of its connected part, largest part (in pixels) first."""
+        n = len(self.blocks)
+        links = sparse.coo_array((np.ones(len(self.pair_i)), (self.pair_i, self.pair_j)), shape=(n, n))
+        _, part = sparse.csgraph.connected_components(links, directed=False)
+        pixels = np.bincount(part[self.node_block], self.node_pixels)
+        rank = np.empty(len(pixels), dtype=np.intp)
+        rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
+        result: Int = rank[part]
+        return result
+
+
+def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> Graph:
+    """Flatten and sort.
+
+    Raises
+    ------
+    ValueError
+        A block occurs twice, features differ in length, or an overlap does not fit its signatures.
+    """
+    order = sorted(signatures, key=lambda s: s.index)
+    blocks = [s.index for s in order]
+    position = {index: i for i, index in enumerate(blocks)}
+    _check(order, overlaps, position)
+    start = np.concatenate([[0], np.cumsum([len(s.ids) for s in order])])
+    ordered = sorted(((o, *sorted((position[o.a], position[o.b]))) for o in overlaps), key=lambda item: item[1:])
+    cells = [_cells(o, i, position, start, pair) for pair, (o, i, _) in enumerate(ordered)]
+    raw = np.concatenate(cells, axis=1) if cells else np.zeros((4, 0))
+    features = np.concatenate([s.features for s in order]).astype(np.float64)
+    node_block = np.repeat(np.arange(len(order)), np.diff(start))
+    pixels = np.concatenate([s.pixels for s in order]).astype(np.float64)
+    known = np.isfinite(features).all(axis=1)
+    features = np.where(known[:, None], features, 0.0)
+    by_content = _content_order(node_block, pixels, features, raw)
+    new = np.empty_like(by_content)
+    new[by_content] = np.arange(len(by_content))
+    a, b, pair = new[raw[0].astype(np.intp)], new[raw[1].astype(np.intp)], raw[3].astype(np.intp)
+    cell_order = np.lexsort((b, a, pair))
+    spread = np.concatenate([s.spread for s in order])[known]
+    dims = features.shape[1]
+    sign = np.array([1.0 if position[o.a] == i else -1.0 for o, i, _ in ordered])
+    return Graph(
+        blocks=blocks,
+        node_block=node_block[by_content],
+        node_id=np.concatenate([s.ids for s in order]).astype(np.intp)[by_content],
+        node_pixels=pixels[by_content],
+        features=features[by_content],
+        spread=np.median(spread, axis=0).astype(np.float64) if len(spread) else np.ones(dims),
+        known=known[by_content],
+        cell_a=a[cell_order],
+        cell_b=b[cell_order],
+        cell_count=raw[2][cell_order],
+        cell_pair=pair[cell_order],
+        pair_i=np.array([i for _, i, _ in ordered], dtype=np.intp),
+        pair_j=np.array([j for _, _, j in ordered], dtype=np.intp),
+        delta=np.array([o.delta for o, *_ in ordered], dtype=np.float64).reshape(-1, dims) * sign[:, None],
+        delta_weight=np.array([o.weight for o, *_ in ordered], dtype=np.float64),
+    )
+
+
+def _cells(o: Overlap, first: int, position: dict[Index, int], start: Int, pair: int) -> Float:
+    """Return ``(4, cells)``: node of the first block, node of the second, count, pair."""
+    flip = position[o.a] != first
+    table, a, b = (o.table.T, o.b, o.a) if flip else (o.table, o.a, o.b)
+    rows, cols = np.nonzero(table)
+    return np.stack(
+        [rows + start[position[a]], cols + start[position[b]], table[rows, cols], np.full(len(rows), pair)]
+    ).astype(np.float64)
+
+
+def _content_order(node_block: Int, pixels: Float, features: Float, cells: Float) -> Int:
+    """Sort nodes by block, size, features, and then by what they share with whom: never by their local id."""
+    shared = np.zeros((len(pixels), 2))
+    for side in (0, 1):
+        np.add.at(shared[:, side], cells[side].astype(np.intp), cells[2] ** 2 * (cells[3] + 1))
+    keys = (shared[:, 1], shared[:, 0], *features.T[::-1], -pixels, node_block)
+    return np.lexsort(keys)
+
+
+def _check(order: Sequence[BlockSignature], overlaps: Sequence[Overlap], position: dict[Index, int]) -> None:
+    if not order:
+        raise ValueError("`signatures` must hold at least one block; got none")
+    if len(position) != len(order):
+        raise ValueError("`signatures` must hold each block once; got one twice")
+    dims = {s.features.shape[1] for s in order} | {len(o.delta) for o in overlaps}
+    if len(dims) != 1:
+        raise ValueError(f"`features` and `delta` must have one length; got {sorted(dims)}")
+    sizes = {s.index: len(s.ids) for s in order}
+    for o in overlaps:
+        if o.a not in sizes or o.b not in sizes or o.table.shape != (sizes[o.a], sizes[o.b]):
+            raise ValueError(f"`overlaps` must fit the signatures; got a table {o.table.shape} for {o.a} and {o.b}")
+
+
+def _sum_by(keys: Int, values: Float) -> Float:
+    """Return, for each element, the sum of `values` over all elements of the same key."""
+    _, inverse = np.unique(keys, return_inverse=True)
+    result: Float = np.bincount(inverse, values)[inverse] if len(keys) else np.zeros(0)
+    return result

@@ -1,0 +1,127 @@
+"""Which class each node has: features and agreement on overlaps together, by EM over a sparse Potts model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.special import softmax
+
+from pipeline.align.classes import squared_distances
+from pipeline.align.drift import fixed_effects, group_means
+from pipeline.align.graph import Float, Graph, Int
+
+_ROUNDS = 8
+_SWEEPS = 4
+_RIDGE = 0.05
+_MIN_NODES_FOR_PLANE = 24
+_COUPLING = 1.0
+_WORST = 40.0
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Result of the inference: ``(N, K)`` probabilities, and ``(B, D)`` offsets of blocks."""
+
+    probability: Float
+    offsets: Float
+
+
+def infer(
+    graph: Graph, features: Float, label: Int, weight: Float, quality: Float, shift: Float
+) -> Assignment:
+    """Fit classes, class planes, block offsets and node probabilities in turn.
+
+    Parameters
+    ----------
+    features
+        ``(N, D)`` white features, block offsets not removed.
+    label
+        ``(N,)`` first guess, 0..K-1.
+    weight, quality
+        ``(N,)`` weight of a node's features, ``(B,)`` trust in a block's overlaps.
+    shift
+        ``(B, D)`` first guess of the block offsets. Offsets of whole disconnected parts stay as they are here:
+        nothing in the overlaps can move them.
+    """
+    k = int(label.max()) + 1
+    links = couplings(graph, quality)
+    places = _places(graph)
+    part = graph.components()[graph.node_block]
+    part_shift = group_means(shift, graph.components(), np.ones(len(shift)), int(part.max()) + 1)
+    offsets = shift
+    probability = np.eye(k)[label]
+    for step in range(_ROUNDS):
+        temperature = 4.0 ** (1 - min(1.0, step / (_ROUNDS - 2)))
+        planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
+        if step >= 1:
+            hard = probability.argmax(axis=1)
+            detail = _evaluate(planes, places, hard) - planes[hard, 0]
+            moved, _ = fixed_effects(graph, features - detail - part_shift[part], hard, weight)
+            offsets = moved + part_shift[graph.components()]
+            planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
+        cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
+        for _ in range(_SWEEPS):
+            fresh = softmax((_COUPLING * (links @ probability) - cost) / temperature, axis=1)
+            probability = 0.5 * probability + 0.5 * fresh
+        if step == _ROUNDS - 1:
+            probability = softmax(_COUPLING * (links @ probability) - cost, axis=1)
+    return Assignment(probability, offsets)
+
+
+def couplings(graph: Graph, quality: Float) -> sparse.csr_array:
+    """Return ``(N, N)`` symmetric weights: shared pixels over what chance would give, bounded, less in bad blocks."""
+    in_a, in_b, total = graph.side_pixels
+    trust = quality[graph.pair_i[graph.cell_pair]] * quality[graph.pair_j[graph.cell_pair]]
+    value = np.clip((graph.cell_count - in_a * in_b / total) / 8, -6, 6) * trust
+    n = len(graph.node_block)
+    half = sparse.coo_array((value, (graph.cell_a, graph.cell_b)), shape=(n, n)).tocsr()
+    return (half + half.T).tocsr()
+
+
+def _places(graph: Graph) -> Float:
+    """Return ``(N, 3)``: 1, y and x of each node's block, over the scene -0.5..0.5."""
+    at = np.array(graph.blocks, dtype=np.float64)
+    size = np.maximum(at.max(axis=0) - at.min(axis=0), 1.0)
+    at = (at - (at.max(axis=0) + at.min(axis=0)) / 2) / size
+    return np.column_stack([np.ones(len(at)), at])[graph.node_block]
+
+
+def _fit_planes(features: Float, probability: Float, weight: Float, places: Float) -> tuple[Float, float]:
+    """Return ``(K, 3, D)`` planes, ridged towards constants, and the variance around them."""
+    k, dims = probability.shape[1], features.shape[1]
+    planes = np.zeros((k, 3, dims))
+    w = probability * weight[:, None]
+    many = probability.sum(axis=0) >= _MIN_NODES_FOR_PLANE
+    for c in range(k):
+        total = max(float(w[:, c].sum()), 1e-12)
+        weighted = places * w[:, c, None]
+        normal = weighted.T @ places + np.diag([1e-9 * total, *([_RIDGE * total if many[c] else 1e9 * total] * 2)])
+        planes[c] = np.linalg.solve(normal, weighted.T @ features)
+    hard = probability.argmax(axis=1)
+    residual = features - _evaluate(planes, places, hard)
+    use = weight > 0
+    spread = np.median(np.einsum("nd,nd->n", residual, residual)[use]) / dims if use.any() else 1.0
+    # White features have variance 1 inside a track; much less is the sign of a fit to few nodes.
+    return planes, float(max(spread, 0.3))
+
+
+def _evaluate(planes: Float, places: Float, label: Int) -> Float:
+    result: Float = np.einsum("np,npd->nd", places, planes[label])
+    return result
+
+
+def _cost(graph: Graph, features: Float, planes: Float, places: Float, spread: float) -> Float:
+    """Return ``(N, K)`` misfit of features, bounded; 0 where a node has none."""
+    slopes = planes.copy()
+    slopes[:, 0] = 0
+    # |f - m - B p|^2 is expanded, because an (N, K, D) array would be the largest of all.
+    tilt = np.einsum("np,kpd,nd->nk", places, slopes, features, optimize=True)
+    cross = np.einsum("np,kpd,kd->nk", places, slopes, planes[:, 0], optimize=True)
+    gram = np.einsum("kpd,kqd->kpq", slopes, slopes)
+    own = np.einsum("np,kpq,nq->nk", places, gram, places, optimize=True)
+    distance = squared_distances(features, planes[:, 0]) - 2 * tilt + 2 * cross + own
+    cost = 0.5 * distance / (spread * (1 + 16 / np.maximum(graph.node_pixels, 1)))[:, None]
+    cost = np.minimum(cost, cost.min(axis=1, keepdims=True) + _WORST)
+    return np.where(graph.known[:, None], cost, 0.0)

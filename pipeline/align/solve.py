@@ -1,0 +1,211 @@
+"""One global id for each local id of each block.
+
+Steps: remove what moves a whole block (`drift`), on chains of sure matches (`tracks`); place disconnected parts
+(`registration`); find the classes (`classes`); then decide each node from its features and its neighbours
+(`inference`). Nodes are ordered by content and never by local id, so that the map does not depend on how a model
+happened to number its classes, nor on the order in which blocks were done.
+
+References
+----------
+Overlaps are trusted near by and features far away; two-way fixed effects as a Laplacian solve: Gaure (2013).
+Prediction strength as the measure of the number of clusters: Tibshirani and Walther (2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ktex_model.model import NO_CLASS
+from pipeline.align.classes import Clusters, Limits, over_cluster, reduce_clusters, squared_distances
+from pipeline.align.drift import block_offsets, fixed_effects, group_means, whitening
+from pipeline.align.graph import Float, Graph, Int, build
+from pipeline.align.inference import Assignment, infer
+from pipeline.align.registration import register
+from pipeline.align.tracks import block_quality, find_tracks
+from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Ids, Merge, Overlap
+from pipeline.blocks import Index
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """White features ``(N, D)`` with measured offsets removed, what is left to remove by block, and weights."""
+
+    features: Float
+    offsets: Float
+    track: Int
+    weight: Float
+    quality: Float
+
+
+def align(
+    signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], *, classes: int | None = None, seed: int = 0
+) -> Alignment:
+    """Give every local id of every block a global id.
+
+    Parameters
+    ----------
+    signatures
+        One for each block that has valid pixels.
+    overlaps
+        What neighbours share; blocks or whole parts of the scene may have none.
+    classes
+        Number of global classes; found from how well overlaps reproduce them where None.
+    seed
+        Of the k-means starts. Equal input and seed give an equal map.
+
+    Raises
+    ------
+    ValueError
+        `signatures` is empty or holds a block twice, `classes` is below 1, or overlaps do not fit the signatures.
+    """
+    if classes is not None and classes < 1:
+        raise ValueError(f"`classes` must be at least 1; got {classes}")
+    graph = build(signatures, overlaps)
+    if len(graph.blocks) == 1:
+        return _number(graph, np.eye(len(graph.node_id)), (), ())
+    rng = np.random.default_rng(seed)
+    ready = _prepare(graph)
+    limits = _limits(graph, classes)
+    ready, flags = _connect(graph, ready, limits, rng)
+    found = _cluster(graph, ready, np.ones(len(graph.node_id), dtype=bool), limits, rng)
+    solved = _infer(graph, ready, found, limits)
+    flags = [*flags, *_warnings(graph, found, solved.probability, ready.quality, classes)]
+    return _number(graph, solved.probability, found.merges, tuple(flags))
+
+
+def _prepare(graph: Graph) -> _Prepared:
+    """Tracks, offsets and the metric; the metric is learnt from tracks, and then tracks are found again with it."""
+    quality = block_quality(graph)
+    weight = np.where(graph.known, np.sqrt(graph.node_pixels) * quality[graph.node_block], 0.0)
+    features = graph.features - block_offsets(graph)[graph.node_block]
+    scale = np.maximum(graph.spread, 1e-6)
+    features = np.where(graph.known[:, None], features / scale, 0.0)
+    for _ in range(2):
+        track = find_tracks(graph, features)
+        offsets, means = fixed_effects(graph, features, track, weight)
+        sizes = np.bincount(track[weight > 0], minlength=len(means))
+        matched = (weight > 0) & (sizes[track] > 1)
+        residual = features - offsets[graph.node_block] - means[track]
+        freedom = float(matched.sum() - np.sum(sizes > 1) - len(graph.blocks) * 0.5)
+        prior = np.full(features.shape[1], _prior_variance(features, graph))
+        change = whitening(residual, np.where(matched, weight, 0.0), freedom, prior)
+        features = np.where(graph.known[:, None], features @ change, 0.0)
+        offsets = offsets @ change
+    track = find_tracks(graph, features)
+    offsets, _ = fixed_effects(graph, features, track, weight)
+    return _Prepared(features, offsets, track, weight, quality)
+
+
+def _prior_variance(features: Float, graph: Graph) -> float:
+    """Return what two nodes of one class may differ by where tracks are too few to say: a part of the whole."""
+    if graph.known.sum() < 2:
+        return 1.0
+    return max(0.05 * float(np.var(features[graph.known], axis=0).mean()), 1e-9)
+
+
+def _limits(graph: Graph, classes: int | None) -> Limits:
+    """Bound the number of classes by what single blocks found: not under half the typical, not over twice the most."""
+    sizes = np.bincount(graph.node_block)
+    return Limits(max(1, min(2, int(sizes.max())), round(float(np.median(sizes)) / 2)), 2 * int(sizes.max()), classes)
+
+
+def _connect(
+    graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator
+) -> tuple[_Prepared, list[str]]:
+    """Shift disconnected parts onto the classes of the largest."""
+    part = graph.components()
+    if part.max() == 0:
+        return ready, []
+    found = _cluster(graph, ready, part[graph.node_block] == 0, limits, rng)
+    features = ready.features - ready.offsets[graph.node_block]
+    label = found.assign(squared_distances(features, found.centres))
+    first = (part[graph.node_block] == 0) & (ready.weight > 0)
+    names = found.classes
+    means = group_means(features[first], np.searchsorted(names, label[first]), ready.weight[first], len(names))
+    shifts, margins = register(graph, features, ready.weight, means, ready.offsets, rng)
+    flags = [
+        f"{int(np.sum(part == c))} block(s) around {graph.blocks[int(np.argmax(part == c))]} touch no others; their "
+        f"classes were matched by features alone, and another match scores nearly as well (margin {margin:.3f})"
+        for c, margin in margins
+        if margin < 0.05
+    ]
+    return _Prepared(ready.features, ready.offsets + shifts, ready.track, ready.weight, ready.quality), flags
+
+
+def _cluster(
+    graph: Graph, ready: _Prepared, nodes: np.typing.NDArray[np.bool_], limits: Limits, rng: np.random.Generator
+) -> Clusters:
+    """Find the classes of some nodes, those of `nodes`."""
+    weight = np.where(nodes, ready.weight, 0.0)
+    features = ready.features - ready.offsets[graph.node_block]
+    n_tracks = int(ready.track.max()) + 1
+    points = group_means(features, ready.track, weight, n_tracks)
+    typical = max(2, limits.most // 2)
+    count = max(24, 2 * typical + 8, 2 * (limits.fixed or 0) + 8)
+    centres = over_cluster(points, np.bincount(ready.track, weight, minlength=n_tracks), count, rng)
+    if len(centres) == 0:
+        centres = np.zeros((1, features.shape[1]))
+    return reduce_clusters(graph, features, weight, centres, limits)
+
+
+def _infer(graph: Graph, ready: _Prepared, found: Clusters, limits: Limits) -> Assignment:
+    features = ready.features - ready.offsets[graph.node_block]
+    label = np.searchsorted(found.classes, found.assign(squared_distances(features, found.centres)))
+    return infer(graph, ready.features, label, ready.weight, ready.quality, ready.offsets)
+
+
+def _number(graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: tuple[str, ...]) -> Alignment:
+    """Number the classes by pixels, largest first, then by signature."""
+    label = probability.argmax(axis=1)
+    used, dense = np.unique(label, return_inverse=True)
+    pixels = np.bincount(dense, graph.node_pixels)
+    signature = group_means(graph.features, dense, graph.node_pixels * graph.known, len(used))
+    order = np.lexsort((*np.round(signature, 6).T[::-1], -pixels))
+    rank = np.argsort(order)
+    blocks = [len(np.unique(graph.node_block[dense == c])) for c in order]
+    summaries = tuple(
+        ClassSummary(i, int(pixels[c]), n, tuple(float(v) for v in signature[c]))
+        for i, (c, n) in enumerate(zip(order, blocks, strict=True))
+    )
+    top = np.sort(probability, axis=1)
+    posterior = top[:, -1]
+    margin = posterior - (top[:, -2] if top.shape[1] > 1 else 0.0)
+    lookup, sure, lead = _tables(graph, rank[dense], posterior, margin, len(used))
+    return Alignment(lookup, sure, lead, summaries, merges, flags)
+
+
+def _tables(
+    graph: Graph, label: Int, posterior: Float, margin: Float, classes: int
+) -> tuple[dict[Index, Ids], dict[Index, np.typing.NDArray[np.float32]], dict[Index, np.typing.NDArray[np.float32]]]:
+    """Turn one value a node into one table a block, by local id."""
+    dtype, no_class = (np.uint8, NO_CLASS) if classes <= NO_CLASS else (np.uint16, 65535)
+    edges = np.searchsorted(graph.node_block, np.arange(len(graph.blocks) + 1))
+    lookup: dict[Index, Ids] = {}
+    sure, lead = {}, {}
+    for i, index in enumerate(graph.blocks):
+        nodes = slice(edges[i], edges[i + 1])
+        ids = graph.node_id[nodes]
+        size = int(ids.max()) + 1
+        table = np.full(size, no_class, dtype=dtype)
+        table[ids] = label[nodes]
+        lookup[index] = table
+        sure[index], lead[index] = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        sure[index][ids], lead[index][ids] = posterior[nodes], margin[nodes]
+    return lookup, sure, lead
+
+
+def _warnings(graph: Graph, found: Clusters, probability: Float, quality: Float, classes: int | None) -> list[str]:
+    used = len(np.unique(probability.argmax(axis=1)))
+    flags = []
+    if classes is not None and used != classes:
+        flags.append(f"{classes} classes were asked for, and {used} could be told apart")
+    if any(m.reason == "number of classes" for m in found.merges):
+        flags.append("classes that overlaps could tell apart were joined to keep to the number of classes")
+    bad = [graph.blocks[i] for i in np.flatnonzero(quality < 0.2)]
+    if bad:
+        named = ", ".join(str(b) for b in bad[:8]) + (", ..." if len(bad) > 8 else "")
+        flags.append(f"{len(bad)} block(s) hardly agree with their neighbours: {named}")
+    return flags
