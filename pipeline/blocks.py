@@ -165,6 +165,15 @@ class BlockGrid:
         wide = core.expand(self.overlap_px, within=self.shape)
         return Block(index, core, wide, wide.expand(self.context_px, within=self.shape))
 
+    def touching(self, window: Window) -> Iterator[Block]:
+        """Yield the blocks whose cores share pixels with `window`, in reading order."""
+        (ny, nx), px = self.counts, self.block_px
+        if not window.size:
+            return
+        for iy in range(min(window.y0 // px, ny - 1), min((window.y1 - 1) // px, ny - 1) + 1):
+            for ix in range(min(window.x0 // px, nx - 1), min((window.x1 - 1) // px, nx - 1) + 1):
+                yield self.block((iy, ix))
+
     def neighbours(self, index: Index) -> list[Index]:
         """Return the up to eight indices around `index`, in reading order."""
         iy, ix = index

@@ -1,0 +1,77 @@
+"""Trained models on disk: where they are, what they need, and one copy of each in a worker's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ktex_model
+from ktex_model.radiometry import Scaling
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+from pipeline.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    from ktex_model.model import Model
+
+CARD = "scaling.json"
+"""Beside a model's own files: the bands and the radiometric rule that its images must come with."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A trained model by path and digest, with what its images must be like."""
+
+    directory: Path
+    digest: str
+    preset: str
+    k: int
+    bands: tuple[str, ...]
+    context_px: int
+    scaling: Scaling
+
+    def check(self, bands: tuple[str, ...], settings: Settings) -> None:
+        """Raise InputError where the model does not fit a scene with `bands` or the settings."""
+        if bands != self.bands:
+            raise InputError(
+                f"--model {self.directory}: was trained on bands {','.join(self.bands)}; the scene has "
+                f"{','.join(bands)}; give a --bands that matches"
+            )
+        if "k" in settings.model_fields_set and settings.k != self.k:
+            raise InputError(f"--model {self.directory}: has k = {self.k}; got --k {settings.k}; leave --k out")
+
+
+def save_model(model: Model, directory: Path, bands: tuple[str, ...], scaling: Scaling) -> str:
+    """Write a model with its card; returns its digest."""
+    digest = ktex_model.save(model, directory)
+    write_json(directory / CARD, {"bands": list(bands), "scaling": scaling.to_json(), "digest": digest})
+    return digest
+
+
+def find_model(path: Path) -> ModelRef:
+    """Find the model in a run directory, or in a model directory; raises InputError where there is not just one."""
+    for directory in (path, path / "model"):
+        card = read_json(directory / CARD)
+        if card is not None:
+            break
+    else:
+        if (path / "models").is_dir():
+            raise InputError(
+                f"--model {path}: was run in 'local' mode and has a model for each block; give one of "
+                f"{path / 'models'}, or a run of mode 'global'"
+            )
+        raise InputError(f"--model {path}: holds no model; give the directory of a finished run of mode 'global'")
+    try:
+        model = load_model(directory, card["digest"])
+        scaling = Scaling.from_json(card["scaling"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--model {directory}: cannot be read ({error}); give an unchanged run directory") from error
+    return ModelRef(directory, card["digest"], model.preset, model.k, tuple(card["bands"]), model.context_px, scaling)
+
+
+@lru_cache(maxsize=2)
+def load_model(directory: Path, digest: str) -> Model:
+    """Return the model of that digest, loaded once for each process."""
+    return ktex_model.load(directory, digest)

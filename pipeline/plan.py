@@ -1,0 +1,146 @@
+"""What a run will do, decided and checked before anything is written.
+
+A plan is a value: the scene, its division into blocks, the radiometric rule, the settings and the folders. It
+travels to the workers with every block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ktex_model
+import pipeline
+from ktex_model import radiometry
+from ktex_model.radiometry import Scaling
+from pipeline.blocks import Block, BlockGrid, Window
+from pipeline.errors import InputError
+from pipeline.models import ModelRef, find_model
+from pipeline.scene import Pixels, Scene
+from pipeline.settings import Settings
+from pipeline.workspace import Folders
+
+OVERVIEW_PX = 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker needs to know about a run."""
+
+    scene: Scene
+    grid: BlockGrid
+    scaling: Scaling
+    settings: Settings
+    folders: Folders
+    given: ModelRef | None = None
+
+    @property
+    def one_model(self) -> bool:
+        """Whether one model serves all blocks, so that its ids need no alignment."""
+        return self.given is not None or self.settings.mode == "global"
+
+    @property
+    def k(self) -> int:
+        """Number of classes of each model."""
+        return self.settings.k if self.given is None else self.given.k
+
+    def config(self) -> ktex_model.ModelConfig:
+        """Return the configuration that this run trains with."""
+        return model_config(self.settings, self.scene.bands)
+
+    def seed(self, block: Block | None = None) -> int:
+        """Return the seed of a block's model, or of the one model: from the run's seed and the block's position."""
+        entropy = [self.settings.seed, *((1 + block.index[0], 1 + block.index[1]) if block else (0, 0))]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] & 0x7FFFFFFF)
+
+    def image(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Scale pixels ``(band, y, x)`` for the model: ``(y, x, band)`` float32 in 0..1."""
+        return np.ascontiguousarray(np.moveaxis(self.scaling.apply(pixels.data), 0, -1), dtype=np.float32)
+
+
+def model_config(settings: Settings, bands: tuple[str, ...]) -> ktex_model.ModelConfig:
+    """Return the preset's configuration, with the options of the settings; InputError where they do not fit."""
+    kind = {"texture": ktex_model.TextureConfig, "paper": ktex_model.PaperConfig}[settings.preset]
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.options.items()
+    }
+    if settings.preset == "paper" and {"R", "G", "B"} <= set(bands):
+        options.setdefault("rgb", tuple(bands.index(name) for name in "RGB"))
+    try:
+        return kind(k=settings.k, bands=len(bands), **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"options of preset {settings.preset!r}: {error}") from error
+
+
+def make_plan(scene: Scene, settings: Settings, out: Path) -> Plan:
+    """Decide how `scene` is worked on; raises InputError where that cannot be."""
+    folders = Folders(out.absolute())
+    given = None if settings.model is None else find_model(settings.model)
+    if given is not None:
+        given.check(scene.bands, settings)
+    context_px = model_config(settings, scene.bands).context_px if given is None else given.context_px
+    one_model = given is not None or settings.mode == "global"
+    height, width = scene.geobox.shape
+    grid = BlockGrid(
+        (int(height), int(width)),
+        settings.block_px,
+        overlap_px=0 if one_model else settings.overlap_px,
+        context_px=context_px,
+    )
+    view = overview(scene)
+    scaling = _fit_scaling(scene, settings, view) if given is None else given.scaling
+    return Plan(scene, grid, scaling, settings, folders, given)
+
+
+def overview(scene: Scene) -> Pixels:
+    """Return a decimated view of the scene with valid pixels in it; raises InputError where there are none at all."""
+    view = scene.overview(OVERVIEW_PX)
+    if view.valid.any():
+        return view
+    # The few pixels that decimation keeps may all be invalid where others are not: look at every one.
+    height, width = (int(size) for size in scene.geobox.shape)
+    step = 2048
+    for y in range(0, height, step):
+        for x in range(0, width, step):
+            pixels = scene.read(Window(y, x, min(y + step, height), min(x + step, width)))
+            if pixels.valid.any():
+                return Pixels(pixels.data[:, ::2, ::2], pixels.valid[::2, ::2]) if pixels.valid[::2, ::2].any() else pixels
+    raise InputError(
+        "the scene has no valid pixel: all is nodata, transparent or masked; check --bands, --mask, --aoi and the files"
+    )
+
+
+def _fit_scaling(scene: Scene, settings: Settings, view: Pixels) -> Scaling:
+    """Choose the one radiometric rule of the run; it is tried on the view, so that a misfit shows before the work."""
+    try:
+        match settings.scaling:
+            case "paper":
+                scaling = radiometry.paper(scene.bands)
+            case "reflectance":
+                scaling = radiometry.reflectance(len(scene.bands))
+            case "byte":
+                scaling = radiometry.byte(len(scene.bands))
+            case "percentile":
+                scaling = radiometry.percentile(*radiometry.percentile_limits(view.data, view.valid))
+        scaling.apply(view.data[:, :1, :1])
+    except ValueError as error:
+        raise InputError(f"--scaling {settings.scaling}: {error}") from error
+    return scaling
+
+
+@cache
+def code_version() -> str:
+    """Return the version of the program: its release, and a digest of the sources that results depend on."""
+    digest = hashlib.sha256()
+    for package in (ktex_model, pipeline):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{version('ktextures')}+{digest.hexdigest()[:16]}"

@@ -1,0 +1,106 @@
+"""Prediction: each block labels its wide window with its model, and leaves signatures of its classes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.signature import signature_features
+from pipeline.align import BlockSignature, Overlap, measure, overlap
+from pipeline.blocks import Block, Index
+from pipeline.models import load_model
+from pipeline.plan import Plan
+from pipeline.scene import Pixels
+from pipeline.stores import RawStore
+from pipeline.train import peak_rss_bytes
+from pipeline.workspace import replace_arrays
+
+STAGE = "predict"
+
+
+def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
+    """Label one block: raw labels and margins to the store, signatures and sums to the marker's side.
+
+    The model is that of the block in ``local`` mode, the one model otherwise. A block whose core has no valid pixel
+    leaves nothing but its marker.
+    """
+    start = time.perf_counter()
+    pixels = plan.scene.read(block.read)
+    if not pixels.valid[block.core.relative_to(block.read).slices].any():
+        record: dict[str, Any] = {"empty": True, "pixels": 0}
+    else:
+        record = _label(plan, block, pixels)
+        record |= {"seconds": time.perf_counter() - start, "peak_rss_bytes": peak_rss_bytes()}
+    plan.folders.mark(STAGE, block.name, record)
+    return record
+
+
+def _label(plan: Plan, block: Block, pixels: Pixels) -> dict[str, Any]:
+    directory, digest = _model_of(plan, block)
+    image = plan.image(pixels)
+    prediction = load_model(directory, digest).predict(image, pixels.valid, block.wide_in_read.slices)
+    RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
+    if not plan.one_model:
+        wide = block.wide_in_read.slices
+        features, cell_valid = signature_features(image[wide], pixels.valid[wide])
+        signature = measure(block.index, prediction.labels, features, cell_valid)
+        replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
+    core = block.core_in_wide.slices
+    return spectra(
+        prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k
+    )
+
+
+def _model_of(plan: Plan, block: Block) -> tuple[Any, str]:
+    if plan.given is not None:
+        return plan.given.directory, plan.given.digest
+    name = "global" if plan.one_model else block.name
+    trained = plan.folders.done("train", name)
+    if trained is None or "digest" not in trained:
+        raise RuntimeError(f"block {block.name} must be trained before it is labelled")
+    return plan.folders.model(name), trained["digest"]
+
+
+def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, Any]:
+    """Count the pixels of each local class and sum their bands, in units of the source.
+
+    Parameters
+    ----------
+    labels, data, k
+        ``(y, x)`` uint8 with 255 for nodata; ``(band, y, x)``; number of classes.
+
+    Returns
+    -------
+    dict
+        ``pixels``, labelled in all; ``counts``, for each class; ``sums``, ``(band, class)``.
+    """
+    labelled = labels < k
+    flat = labels[labelled].astype(np.intp)
+    counts = np.bincount(flat, minlength=k)
+    sums = [np.bincount(flat, weights=band[labelled].astype(np.float64), minlength=k).tolist() for band in data]
+    return {"pixels": int(counts.sum()), "counts": counts.tolist(), "sums": sums}
+
+
+def read_signature(plan: Plan, index: Index) -> BlockSignature | None:
+    """Return the signature that a block left; None where it has no valid pixels or failed."""
+    path = plan.folders.signature(plan.grid.block(index).name)
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return BlockSignature.from_arrays(arrays)
+
+
+def compare_pair(plan: Plan, pair: tuple[Index, Index]) -> Overlap | None:
+    """Count what two neighbouring blocks say about the pixels that they share; None where one says nothing."""
+    signatures = [read_signature(plan, index) for index in pair]
+    a, b = (plan.grid.block(index) for index in pair)
+    store = RawStore.open(plan.folders.raw, plan.grid)
+    said = [store.read(block) for block in (a, b)]
+    if signatures[0] is None or signatures[1] is None or said[0] is None or said[1] is None:
+        return None
+    shared = a.wide.intersect(b.wide)
+    here, there = (labels[shared.relative_to(block.wide).slices] for (labels, _), block in zip(said, (a, b), strict=True))  # type: ignore[misc]
+    return overlap(signatures[0], signatures[1], here, there)

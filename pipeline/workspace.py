@@ -1,0 +1,257 @@
+"""The directory of a run: what is under way, what is done, and how it is published.
+
+``DIR/.ktex`` holds what a run needs until it is published: a manifest that says what is made here, written before
+anything else; the work of each stage; and a marker for each block and stage, written after the work that it speaks
+for. A rerun with the same key does what has no marker. Outputs are made in ``DIR/.ktex/outputs`` and moved into
+``DIR`` at the end, `run.json` last: whoever finds that record finds all that it names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+WORK = ".ktex"
+RECORD = "run.json"
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that it is there whole or not at all, whatever happens."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def replace_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write plain arrays as ``.npz`` so that they are there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not JSON ({error}); remove the file, or run with --fresh") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object; got {type(content).__name__}; run with --fresh")
+    return content
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run keeps what; a value of paths alone, so that it travels to the workers."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """All that is not published."""
+        return self.root / WORK
+
+    @property
+    def outputs(self) -> Path:
+        """What will be published, while it is made."""
+        return self.work / "outputs"
+
+    @property
+    def raw(self) -> Path:
+        """Store of the labels that each block gave itself."""
+        return self.work / "raw.zarr"
+
+    @property
+    def labels(self) -> Path:
+        """Store of the published labels, while it is filled."""
+        return self.outputs / "labels.zarr"
+
+    @property
+    def alignment(self) -> Path:
+        """What the align stage found."""
+        return self.work / "alignment.json"
+
+    @property
+    def spool(self) -> Path:
+        """Store of the pixels of a scene that came as an array."""
+        return self.work / "source.zarr"
+
+    def model(self, name: str) -> Path:
+        """Directory of a model: ``global``, or the name of a block."""
+        return self.outputs / ("model" if name == "global" else f"models/{name}")
+
+    def signature(self, name: str) -> Path:
+        """File of the signatures of a block's classes."""
+        return self.work / "signatures" / f"{name}.npz"
+
+    def marker(self, stage: str, name: str) -> Path:
+        """File that says that `stage` has done its work on the block `name`."""
+        return self.work / "done" / stage / f"{name}.json"
+
+    def mark(self, stage: str, name: str, record: Mapping[str, Any]) -> None:
+        """Say that the work is done; call it after the work is on disk."""
+        path = self.marker(stage, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+
+    def done(self, stage: str, name: str) -> dict[str, Any] | None:
+        """Return the record of finished work; None where it is still to do."""
+        return read_json(self.marker(stage, name))
+
+
+class Workspace:
+    """A run directory that is open for work, locked against a second run.
+
+    Parameters
+    ----------
+    out
+        The run directory.
+    manifest
+        What is made here. Its ``key`` decides whether what is there already is a part of the same work.
+    fresh
+        Drop unfinished work. A published result stays until the new one replaces it.
+
+    Raises
+    ------
+    InputError
+        The directory cannot be written, is in use, holds another run, or holds something else.
+    """
+
+    def __init__(self, out: Path, manifest: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self.folders = Folders(out.absolute())
+        self._manifest = {**manifest, "format": FORMAT}
+        self._lock: IO[str] | None = None
+        self._published = self._inspect(fresh)
+        self._open(fresh)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the complete result of this very key lies in the directory already."""
+        return self._published
+
+    def _inspect(self, fresh: bool) -> bool:
+        root, key = self.folders.root, self._manifest["key"]
+        if root.exists() and not root.is_dir():
+            raise InputError(f"--out {root}: is a file; give a directory")
+        if not root.exists():
+            return False
+        record, under_way = read_json(root / RECORD), read_json(self.folders.work / MANIFEST)
+        if record is None and under_way is None and any(path.name != WORK for path in root.iterdir()):
+            raise InputError(f"--out {root}: is not empty and holds no run; give a new or an empty directory")
+        if fresh:
+            return False
+        for found in (record, under_way):
+            if found is not None and found.get("key") != key:
+                raise InputError(
+                    f"--out {root}: holds a run with other settings, inputs or program version "
+                    f"({self._difference(found)}); give another directory, or --fresh to replace it"
+                )
+        return record is not None and not record.get("blocks", {}).get("failed")  # what failed is tried again
+
+    def _difference(self, found: Mapping[str, Any]) -> str:
+        new = json.loads(json.dumps(self._manifest, default=str))
+        if found.get("code") != new["code"]:
+            return f"ktextures {found.get('code')} there, {new['code']} here"
+        settings = found.get("settings", {})
+        changed = [name for name, value in new["settings"].items() if settings.get(name) != value]
+        if not changed:
+            return "other input files, or changed ones"
+        return ", ".join(f"{name} {settings.get(name)} there, {new['settings'][name]} here" for name in changed[:3])
+
+    def _open(self, fresh: bool) -> None:
+        work = self.folders.work
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            self._lock = (work / "lock").open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {self.folders.root}: cannot be written ({error.strerror}); give another directory") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise InputError(f"--out {self.folders.root}: another run is at work there; wait for it, or give another directory") from error
+        if self._published:
+            return
+        if fresh:
+            self._clear()
+        elif (self.folders.outputs / RECORD).exists():
+            self.publish()  # a run that ended between its last stage and the last move
+            return
+        elif (self.folders.root / RECORD).exists():
+            self._take_back_models()
+        self.folders.outputs.mkdir(exist_ok=True)
+        write_json(work / MANIFEST, self._manifest)
+
+    def _take_back_models(self) -> None:
+        # A run was published without some blocks and is to be completed: its models are still good, and stay
+        # published until the new result replaces them.
+        for name in ("model", "models"):
+            there, here = self.folders.root / name, self.folders.outputs / name
+            if there.exists() and not here.exists():
+                shutil.copytree(there, here)
+
+    def _clear(self) -> None:
+        for path in self.folders.work.iterdir():
+            if path.name != "lock":
+                _remove(path)
+
+    def publish(self, *, keep_work: bool = False) -> None:
+        """Move the outputs into place, the record last, and drop the intermediates.
+
+        The old record goes first, so that at no time a record stands beside outputs that are not its own. A crash in
+        between leaves the outputs that have not been moved; publishing again moves them.
+        """
+        root, outputs = self.folders.root, self.folders.outputs
+        record = outputs / RECORD
+        (root / RECORD).unlink(missing_ok=True)
+        for path in sorted(outputs.iterdir()):
+            if path != record:
+                _remove(root / path.name)
+                path.rename(root / path.name)
+        record.rename(root / RECORD)
+        if not keep_work:
+            self._clear()
+        self._published = True
+
+    def close(self) -> None:
+        """Give the directory free; empty traces of a run that never wrote anything are removed."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        work = self.folders.work
+        if self._published and [path.name for path in work.iterdir()] == ["lock"]:
+            (work / "lock").unlink(missing_ok=True)
+            work.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
