@@ -1,0 +1,180 @@
+"""Cloud-optimised GeoTIFFs of the stores, for QGIS and GDAL, with class names and colours.
+
+Compressed with DEFLATE: every TIFF reader has it, whereas older ArcGIS, GeoTools and web viewers lack ZSTD.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterWindow
+from rio_cogeo.cogeo import cog_validate
+
+from pipeline.blocks import Window
+from pipeline.errors import RunFailedError
+from pipeline.legend import Legend
+from pipeline.stores import CONFIDENCE_NODATA, LabelStore
+
+BLOCK_PX = 512
+Variable = Literal["labels", "confidence"]
+
+_RESAMPLING: dict[Variable, str] = {"labels": "MODE", "confidence": "NEAREST"}
+_CACHE_MB = 256
+
+
+def write_cog(
+    store: LabelStore,
+    path: str | Path,
+    *,
+    variable: Variable = "labels",
+    legend: Legend | None = None,
+    tags: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write a COG, and beside it ``<path>.aux.xml`` with the class names, which GDAL keeps nowhere else.
+
+    The store is streamed into a temporary GeoTIFF beside `path`, because the COG driver copies whole rasters only;
+    no more than some chunks are in memory. `path` is replaced at the end or, where anything fails, left as it was.
+
+    Overviews of labels hold the mode of the 2 x 2 pixels of the level below. Nodata does not vote, unless alone; of
+    equally frequent classes that wins which reaches its count first in reading order (so GDAL 3.10 does, for even
+    sizes). Confidence is decimated by nearest neighbour.
+
+    Parameters
+    ----------
+    variable
+        ``labels``, or ``confidence``.
+    legend
+        Names and colours of the classes; None leaves both out.
+    tags
+        Metadata of the file, such as title and licence.
+    threads
+        Threads that compress; None takes all cores.
+    """
+    path = Path(path)
+    profile = _profile(store, variable)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, _gdal():
+        plain, cog, names = Path(folder) / "plain.tif", Path(folder) / "cog.tif", Path(folder) / "names.xml"
+        with rasterio.open(plain, "w", **profile) as target:
+            if legend is not None:
+                target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba())})
+            target.set_band_description(1, variable)
+            target.update_tags(**(tags or {}))
+            for window in store.strips():
+                target.write(_read(store, variable, window), 1, window=_raster_window(window))
+        rasterio.shutil.copy(
+            plain, cog, driver="COG", compress="DEFLATE", blocksize=BLOCK_PX, bigtiff="IF_SAFER",
+            overview_resampling=_RESAMPLING[variable], num_threads=str(threads or "ALL_CPUS"),
+        )  # fmt: skip
+        sidecar = path.with_name(f"{path.name}.aux.xml")
+        if legend is None:
+            sidecar.unlink(missing_ok=True)
+        else:
+            names.write_bytes(_category_names(legend))
+            os.replace(names, sidecar)
+        os.replace(cog, path)
+
+
+def _profile(store: LabelStore, variable: Variable) -> dict[str, Any]:
+    geobox = store.geobox
+    return {
+        "driver": "GTiff",
+        "height": store.shape[0],
+        "width": store.shape[1],
+        "count": 1,
+        "dtype": store.dtype.name if variable == "labels" else "uint8",
+        "nodata": store.nodata if variable == "labels" else CONFIDENCE_NODATA,
+        "crs": None if geobox.crs is None else geobox.crs.to_wkt(),
+        "transform": geobox.transform,
+        "tiled": True,
+        "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX,
+        # Read once and thrown away: as fast as can be.
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "bigtiff": "YES",
+    }
+
+
+@contextmanager
+def _gdal() -> Iterator[None]:
+    """Bound GDAL's cache, and keep quiet about scenes that have no georeference: that is their user's choice."""
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _read(store: LabelStore, variable: Variable, window: Window) -> NDArray[Any]:
+    return store.read(window) if variable == "labels" else store.read_confidence(window)
+
+
+def _raster_window(window: Window) -> RasterWindow:
+    return RasterWindow(window.x0, window.y0, window.shape[1], window.shape[0])
+
+
+def _category_names(legend: Legend) -> bytes:
+    """Return GDAL's auxiliary XML: names by position, from 0 to the highest id, empty where an id is not in use."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    names = {each.id: each.name for each in legend.classes}
+    for class_id in range(max(names, default=-1) + 1):
+        ElementTree.SubElement(categories, "Category").text = names.get(class_id, "")
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return text
+
+
+def verify_cog(path: str | Path, store: LabelStore, *, variable: Variable = "labels") -> None:
+    """Check that `path` is a valid COG and holds, pixel by pixel, what the store holds.
+
+    Validity alone proves little: a COG without any data is valid.
+
+    Raises
+    ------
+    RunFailedError
+        The layout is wrong, the file cannot be read through, or grid, CRS, nodata or pixels differ.
+    """
+    path = Path(path)
+    try:
+        with _gdal():
+            valid, errors, faults = cog_validate(path, strict=True, quiet=True)
+            if not valid:
+                raise RunFailedError(f"{path}: not a valid COG ({'; '.join([*errors, *faults])}); run again")
+            with rasterio.open(path) as source:
+                _compare(path, source, store, variable)
+    except RasterioError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise RunFailedError(f"{path}: cannot be read ({reason}); run again to write it anew") from error
+
+
+def _compare(path: Path, source: Any, store: LabelStore, variable: Variable) -> None:
+    expected = _profile(store, variable)
+    found = {name: source.profile[name] for name in ("height", "width", "count", "dtype", "nodata")}
+    for name, value in found.items():
+        if value != expected[name]:
+            raise RunFailedError(f"{path}: {name} must be {expected[name]}; got {value}; run again to write it anew")
+    if not np.allclose(source.transform, expected["transform"], rtol=1e-12, atol=1e-12):
+        raise RunFailedError(f"{path}: transform must be {tuple(expected['transform'])}; got {tuple(source.transform)}")
+    if (source.crs is None) != (expected["crs"] is None):
+        raise RunFailedError(f"{path}: CRS must be {expected['crs']}; got {source.crs}; run again to write it anew")
+    for window in store.strips():
+        wrong = source.read(1, window=_raster_window(window)) != _read(store, variable, window)
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
+            raise RunFailedError(
+                f"{path}: differs from {store.path} at {int(wrong.sum())} pixels of {tuple(window)}, "
+                f"first at y={y}, x={x}; run again to write it anew"
+            )
