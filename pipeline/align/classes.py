@@ -156,9 +156,7 @@ def squared_distances(points: Float, centres: Float) -> Float:
     return result
 
 
-def _by_pair(
-    a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int
-) -> tuple[sparse.csr_array, sparse.csr_array]:
+def _by_pair(a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Return, for each pair of blocks and class: whether it occurs, and the pixels that both give to it."""
     occurs = sparse.csr_array((np.ones(2 * len(a)), (np.tile(pair, 2), np.concatenate([a, b]))), shape=(pairs, k))
     occurs.data = np.ones_like(occurs.data)
@@ -203,11 +201,17 @@ def _next_step(seen: Evidence, limits: Limits) -> tuple[int, int, str] | None:
     if seen.share[rarest] < _MIN_SHARE:
         return _nearest(seen, rarest), rarest, "rare"
     pair = np.unravel_index(np.argmin(seen.log_odds), (k, k))
+    worst = int(np.argmin(seen.replication))
+    if seen.log_odds[pair] >= _MIN_LOG_ODDS and seen.replication[worst] < _MIN_REPLICATION:
+        return _nearest(seen, worst), worst, "not reproduced"
+    return _next_merge(seen, limits, pair)
+
+
+def _next_merge(seen: Evidence, limits: Limits, pair: tuple[np.intp, ...]) -> tuple[int, int, str] | None:
+    """Return the two classes to join, `pair` being those with the least odds."""
+    k = len(seen.names)
     if seen.log_odds[pair] < _MIN_LOG_ODDS:
         return (*_larger_first(seen, pair), "confused")
-    worst = int(np.argmin(seen.replication))
-    if seen.replication[worst] < _MIN_REPLICATION:
-        return _nearest(seen, worst), worst, "not reproduced"
     apart = np.where(np.isinf(seen.log_odds), seen.separation, np.inf)
     near = np.unravel_index(np.argmin(apart), (k, k))
     if apart[near] < _MIN_SEPARATION:

@@ -15,6 +15,8 @@ from pipeline.blocks import Index
 Float = NDArray[np.float64]
 Int = NDArray[np.intp]
 
+_MIN_SHARED_PX = 12
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -61,7 +63,11 @@ class Graph:
         """For each cell: shared pixels of its pair in node a, in node b, and in all."""
         n = len(self.node_block)
         keys_a, keys_b = self.cell_pair * n + self.cell_a, self.cell_pair * n + self.cell_b
-        return _sum_by(keys_a, self.cell_count), _sum_by(keys_b, self.cell_count), _sum_by(self.cell_pair, self.cell_count)
+        return (
+            _sum_by(keys_a, self.cell_count),
+            _sum_by(keys_b, self.cell_count),
+            _sum_by(self.cell_pair, self.cell_count),
+        )
 
     def components(self) -> Int:
         """Return for each block the number of its connected part, largest part (in pixels) first."""
@@ -88,13 +94,16 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
     position = {index: i for i, index in enumerate(blocks)}
     _check(order, overlaps, position)
     start = np.concatenate([[0], np.cumsum([len(s.ids) for s in order])])
-    ordered = sorted(((o, *sorted((position[o.a], position[o.b]))) for o in overlaps), key=lambda item: item[1:])
-    cells = [_cells(o, i, position, start, pair) for pair, (o, i, _) in enumerate(ordered)]
+    # A handful of shared pixels ties nothing, and would hide that two parts of a scene are apart.
+    telling = (o for o in overlaps if o.table.sum() >= _MIN_SHARED_PX)
+    ordered = sorted(telling, key=lambda o: sorted((position[o.a], position[o.b])))
+    ends = np.array([sorted((position[o.a], position[o.b])) for o in ordered], dtype=np.intp).reshape(-1, 2)
+    cells = [_cells(o, int(ends[pair, 0]), position, start, pair) for pair, o in enumerate(ordered)]
     raw = np.concatenate(cells, axis=1) if cells else np.zeros((4, 0))
     features = np.concatenate([s.features for s in order]).astype(np.float64)
     node_block = np.repeat(np.arange(len(order)), np.diff(start))
     pixels = np.concatenate([s.pixels for s in order]).astype(np.float64)
-    known = np.isfinite(features).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(features).all(axis=1))
     features = np.where(known[:, None], features, 0.0)
     by_content = _content_order(node_block, pixels, features, raw)
     new = np.empty_like(by_content)
@@ -103,7 +112,7 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
     cell_order = np.lexsort((b, a, pair))
     spread = np.concatenate([s.spread for s in order])[known]
     dims = features.shape[1]
-    sign = np.array([1.0 if position[o.a] == i else -1.0 for o, i, _ in ordered])
+    sign = np.array([1.0 if position[o.a] == i else -1.0 for o, i in zip(ordered, ends[:, 0], strict=True)])
     return Graph(
         blocks=blocks,
         node_block=node_block[by_content],
@@ -116,10 +125,10 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
         cell_b=b[cell_order],
         cell_count=raw[2][cell_order],
         cell_pair=pair[cell_order],
-        pair_i=np.array([i for _, i, _ in ordered], dtype=np.intp),
-        pair_j=np.array([j for _, _, j in ordered], dtype=np.intp),
-        delta=np.array([o.delta for o, *_ in ordered], dtype=np.float64).reshape(-1, dims) * sign[:, None],
-        delta_weight=np.array([o.weight for o, *_ in ordered], dtype=np.float64),
+        pair_i=ends[:, 0],
+        pair_j=ends[:, 1],
+        delta=np.array([o.delta for o in ordered], dtype=np.float64).reshape(-1, dims) * sign[:, None],
+        delta_weight=np.array([o.weight for o in ordered], dtype=np.float64),
     )
 
 
@@ -159,5 +168,5 @@ def _check(order: Sequence[BlockSignature], overlaps: Sequence[Overlap], positio
 def _sum_by(keys: Int, values: Float) -> Float:
     """Return, for each element, the sum of `values` over all elements of the same key."""
     _, inverse = np.unique(keys, return_inverse=True)
-    result: Float = np.bincount(inverse, values)[inverse] if len(keys) else np.zeros(0)
-    return result
+    totals: Float = np.bincount(inverse, values).astype(np.float64)
+    return totals[inverse]

@@ -28,9 +28,7 @@ class Assignment:
     offsets: Float
 
 
-def infer(
-    graph: Graph, features: Float, label: Int, weight: Float, quality: Float, shift: Float
-) -> Assignment:
+def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Float, shift: Float) -> Assignment:
     """Fit classes, class planes, block offsets and node probabilities in turn.
 
     Parameters

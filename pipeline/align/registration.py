@@ -57,9 +57,7 @@ def register(
     return shifts, margins
 
 
-def _place(
-    local: Float, share: Float, prototypes: Float, expected: Float, noise: float
-) -> tuple[Float, float]:
+def _place(local: Float, share: Float, prototypes: Float, expected: Float, noise: float) -> tuple[Float, float]:
     """Return the shift under which local clusters meet prototypes best, and its lead over a different one."""
     dims = local.shape[1]
     scale = 2.0 * dims
@@ -71,7 +69,8 @@ def _place(
     best = int(np.argmax(score))
     other = np.einsum("td,td->t", refined - refined[best], refined - refined[best]) > scale
     margin = float(score[best] - score[other].max()) if other.any() else 1.0
-    return refined[best], margin
+    place: Float = refined[best].astype(np.float64)
+    return place, margin
 
 
 def _score(
@@ -87,7 +86,7 @@ def _score(
 
 
 def _refine(shift: Float, local: Float, share: Float, prototypes: Float, scale: float) -> Float:
-    """Iterated closest points, each cluster weighted by how near it is."""
+    """Iterate closest points, each cluster weighted by how near it is."""
     for _ in range(8):
         distance = squared_distances(local - shift, prototypes)
         match = distance.argmin(axis=1)

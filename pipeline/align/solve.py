@@ -112,9 +112,7 @@ def _limits(graph: Graph, classes: int | None) -> Limits:
     return Limits(max(1, min(2, int(sizes.max())), round(float(np.median(sizes)) / 2)), 2 * int(sizes.max()), classes)
 
 
-def _connect(
-    graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator
-) -> tuple[_Prepared, list[str]]:
+def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator) -> tuple[_Prepared, list[str]]:
     """Shift disconnected parts onto the classes of the largest."""
     part = graph.components()
     if part.max() == 0:
@@ -143,9 +141,10 @@ def _cluster(
     features = ready.features - ready.offsets[graph.node_block]
     n_tracks = int(ready.track.max()) + 1
     points = group_means(features, ready.track, weight, n_tracks)
+    track_weight = np.bincount(ready.track, weight, minlength=n_tracks).astype(np.float64)
     typical = max(2, limits.most // 2)
     count = max(24, 2 * typical + 8, 2 * (limits.fixed or 0) + 8)
-    centres = over_cluster(points, np.bincount(ready.track, weight, minlength=n_tracks), count, rng)
+    centres = over_cluster(points, track_weight, count, rng)
     if len(centres) == 0:
         centres = np.zeros((1, features.shape[1]))
     return reduce_clusters(graph, features, weight, centres, limits)
@@ -158,7 +157,7 @@ def _infer(graph: Graph, ready: _Prepared, found: Clusters, limits: Limits) -> A
 
 
 def _number(graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: tuple[str, ...]) -> Alignment:
-    """Number the classes by pixels, largest first, then by signature."""
+    """Return the result with classes numbered by pixels, largest first, then by signature."""
     label = probability.argmax(axis=1)
     used, dense = np.unique(label, return_inverse=True)
     pixels = np.bincount(dense, graph.node_pixels)
@@ -181,7 +180,7 @@ def _tables(
     graph: Graph, label: Int, posterior: Float, margin: Float, classes: int
 ) -> tuple[dict[Index, Ids], dict[Index, np.typing.NDArray[np.float32]], dict[Index, np.typing.NDArray[np.float32]]]:
     """Turn one value a node into one table a block, by local id."""
-    dtype, no_class = (np.uint8, NO_CLASS) if classes <= NO_CLASS else (np.uint16, 65535)
+    no_class = NO_CLASS if classes <= NO_CLASS else 65535
     edges = np.searchsorted(graph.node_block, np.arange(len(graph.blocks) + 1))
     lookup: dict[Index, Ids] = {}
     sure, lead = {}, {}
@@ -189,9 +188,9 @@ def _tables(
         nodes = slice(edges[i], edges[i + 1])
         ids = graph.node_id[nodes]
         size = int(ids.max()) + 1
-        table = np.full(size, no_class, dtype=dtype)
+        table = np.full(size, no_class)
         table[ids] = label[nodes]
-        lookup[index] = table
+        lookup[index] = table.astype(np.uint8) if classes <= NO_CLASS else table.astype(np.uint16)
         sure[index], lead[index] = np.zeros(size, np.float32), np.zeros(size, np.float32)
         sure[index][ids], lead[index][ids] = posterior[nodes], margin[nodes]
     return lookup, sure, lead

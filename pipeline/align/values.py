@@ -6,7 +6,7 @@ features) and by the pixels that it shares with the nodes of neighbouring blocks
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,13 +233,17 @@ class Alignment:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Alignment:
         """Rebuild from what `to_json` returned."""
-        dtype = np.uint8 if len(record["classes"]) <= NO_CLASS else np.uint16
         index = {(int(b["index"][0]), int(b["index"][1])): b for b in record["blocks"]}
         return cls(
-            {i: np.asarray(b["lookup"], dtype=dtype) for i, b in index.items()},
+            {i: _ids(b["lookup"], len(record["classes"])) for i, b in index.items()},
             {i: np.asarray(b["posterior"], dtype=np.float32) for i, b in index.items()},
             {i: np.asarray(b["margin"], dtype=np.float32) for i, b in index.items()},
             tuple(ClassSummary(**c | {"signature": tuple(c["signature"])}) for c in record["classes"]),
             tuple(Merge(**m) for m in record["merges"]),
             tuple(record["flags"]),
         )
+
+
+def _ids(values: Sequence[int], classes: int) -> Ids:
+    """Return the table in the smallest type that holds the ids."""
+    return np.asarray(values, dtype=np.uint8) if classes <= NO_CLASS else np.asarray(values, dtype=np.uint16)

@@ -1,0 +1,157 @@
+"""Fixed texture features of an image, so that classes of different models can be compared.
+
+They depend on no model and on no statistics of the image at hand: equal pixels give equal features anywhere, at any
+time. What two features differ by is a logarithm of a ratio: of brightness, or of the energy of a texture at a scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE_VERSION = 1
+"""Goes up when features change, because signatures of different versions must not be compared."""
+
+_MANY_BANDS = 5
+_FLOOR = 0.01
+_ENERGY_FLOOR = 1e-6
+_SCALES = 3
+_ORIENTED = 2
+
+Float = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+def signature_length(bands: int) -> int:
+    """Return the number of features of an image of `bands` bands.
+
+    >>> [signature_length(bands) for bands in (1, 3, 4, 5, 8)]
+    [6, 14, 18, 10, 13]
+    """
+    if bands < 1:
+        raise ValueError(f"`bands` must be at least 1; got {bands}")
+    return bands + _SCALES * (bands if bands < _MANY_BANDS else 1) + _ORIENTED
+
+
+def signature_features(image: Float, valid: Bool, stride: int = 4) -> tuple[Float, Bool]:
+    """Measure texture on cells of `stride` pixels.
+
+    Parameters
+    ----------
+    image
+        ``(y, x, band)`` float32, 0..1.
+    valid
+        ``(y, x)`` bool; invalid pixels count for nothing, whatever their values.
+    stride
+        Side of a cell, a multiple of 4 px. Cells start in the upper left corner; the last ones may be cut.
+
+    Returns
+    -------
+    features
+        ``(ceil(y / stride), ceil(x / stride), D)`` float32: the logarithm of each band's mean; the logarithm of the
+        energy that each band (of 5 bands or more: their mean) has at 2 px, at 4 px and among cells; and the
+        logarithms of horizontal over vertical energy of the mean of bands at 1 px and 2 px. Texture is averaged
+        over 3 x 3 cells. 0 where not valid.
+    cell_valid
+        ``(ceil(y / stride), ceil(x / stride))`` bool: at least half of the pixels of a cell are valid.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, or `stride` is not a multiple of 4.
+
+    Examples
+    --------
+    >>> flat = np.full((8, 12, 3), 0.5, dtype=np.float32)
+    >>> features, cell_valid = signature_features(flat, np.ones((8, 12), dtype=bool))
+    >>> features.shape, bool(cell_valid.all()), round(float(features[0, 0, 0]), 3)
+    ((2, 3, 14), True, -0.673)
+    """
+    if image.ndim != 3 or image.shape[:2] != valid.shape:
+        raise ValueError(f"`image` must be (y, x, band) and `valid` (y, x); got {image.shape} and {valid.shape}")
+    if stride < 4 or stride % 4:
+        raise ValueError(f"`stride` must be a multiple of 4; got {stride}")
+    pad = [(0, -size % stride) for size in valid.shape]
+    weight = np.pad(valid, pad).astype(np.float32)
+    bands = [np.pad(np.where(valid, image[..., b], 0), pad).astype(np.float32) for b in range(image.shape[2])]
+    mean: Float = np.stack(bands).mean(axis=0, dtype=np.float32)
+    cell_valid = _pool(weight, stride) * 2 >= stride * stride
+    columns = [np.log(_pool_mean(band, weight, stride)[0] + _FLOOR) for band in bands]
+    for band in bands if len(bands) < _MANY_BANDS else [mean]:
+        columns.extend(_energies(band, weight, stride))
+    columns.extend(_orientations(mean, weight, stride))
+    features = np.stack(columns, axis=-1).astype(np.float32)
+    features[~cell_valid] = 0
+    return features, cell_valid
+
+
+def _energies(band: Float, weight: Float, stride: int) -> list[Float]:
+    """Return log energies between 1 and 2 px, between 2 and 4 px, and from 4 px to the 3 x 3 cells around."""
+    logs = []
+    values, counts = band, weight
+    for level in (2, 4):
+        coarse, coarse_counts = _pool_mean(band, weight, level)
+        step = 2
+        gap = np.where(counts > 0, values - _enlarge(coarse, step), 0)
+        logs.append(_log_energy(gap * gap, counts, stride // (level // 2)))
+        values, counts = coarse, coarse_counts
+    cells = stride // 4
+    around = _ratio(_box(_pool(values * counts, cells)), _box(_pool(counts, cells)))
+    gap = np.where(counts > 0, values - _enlarge(around, stride // 4), 0)
+    logs.append(_log_energy(gap * gap, counts, stride // 4))
+    return logs
+
+
+def _orientations(band: Float, weight: Float, stride: int) -> list[Float]:
+    """Return the log ratio of energy across columns to energy across rows, of pixels and of means of 2 x 2."""
+    logs = []
+    for level in (1, 2):
+        values, counts = _pool_mean(band, weight, level)
+        energies = []
+        for axis in (1, 0):
+            step = np.diff(values, axis=axis, append=0)
+            both = np.minimum(counts, np.roll(counts, -1, axis=axis))
+            edge = [slice(None), slice(None)]
+            edge[axis] = slice(-1, None)
+            both[tuple(edge)] = 0
+            energies.append(_log_energy(np.where(both > 0, step * step, 0), both, stride // level))
+        logs.append(energies[0] - energies[1])
+    return logs
+
+
+def _log_energy(energy: Float, counts: Float, factor: int) -> Float:
+    total = _box(_pool(energy * counts, factor))
+    result: Float = np.log(_ratio(total, _box(_pool(counts, factor))) + _ENERGY_FLOOR)
+    return result
+
+
+def _pool(values: Float, factor: int) -> Float:
+    """Sum squares of `factor` pixels."""
+    y, x = values.shape
+    result: Float = values.reshape(y // factor, factor, x // factor, factor).sum(axis=(1, 3))
+    return result
+
+
+def _pool_mean(values: Float, weight: Float, factor: int) -> tuple[Float, Float]:
+    """Return means of the valid pixels of squares (0 where there are none), and how many they are."""
+    counts = _pool(weight, factor)
+    return _ratio(_pool(values * weight, factor), counts), counts
+
+
+def _ratio(sums: Float, counts: Float) -> Float:
+    """Return means; 0 where nothing was counted."""
+    result: Float = (sums / np.maximum(counts, 1)).astype(np.float32)
+    return result
+
+
+def _enlarge(values: Float, factor: int) -> Float:
+    result: Float = np.repeat(np.repeat(values, factor, axis=0), factor, axis=1)
+    return result
+
+
+def _box(values: Float) -> Float:
+    """Sum over 3 x 3 cells; beyond the image there is nothing."""
+    padded = np.pad(values, 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    result: Float = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    return result
