@@ -19,7 +19,7 @@ CELL_PX = 64
 REGION_PX = 4096
 """One equal-area projection serves so many pixels; it is centred on them, so that no scene is too large for it."""
 
-Read = Callable[[Window], NDArray[np.uint8]]
+Read = Callable[[Window], NDArray[np.integer]]
 
 
 def pixel_areas(transform: Affine, crs: CRS, window: Window) -> NDArray[np.float64]:
@@ -61,11 +61,18 @@ def class_areas(read: Read, shape: tuple[int, int], transform: Affine, crs: CRS)
         Returns the ``(y, x)`` uint8 values of a window of up to 5120 x 5120 pixels.
     shape, transform, crs
         The grid of the map.
+
+    Raises
+    ------
+    TypeError
+        Where the values are not uint8.
     """
     totals = np.zeros(256)
     for block in BlockGrid(shape, REGION_PX):
         window = block.core
         areas, values = pixel_areas(transform, crs, window), read(window)
+        if values.dtype != np.uint8:
+            raise TypeError(f"`read` must return uint8; got {values.dtype}")
         cell = np.arange(values.shape[1]) // CELL_PX * 256
         for row, strip in enumerate(areas):
             part = values[row * CELL_PX : (row + 1) * CELL_PX]

@@ -70,3 +70,8 @@ def test_areas_of_classes_add_up_to_their_pixels(height: int, width: int, seed: 
     assert set(found) == set(np.unique(values).tolist())
     for value, area in found.items():
         assert area == pytest.approx((values == value).sum() * pixel, rel=1e-3)
+
+
+def test_only_bytes_are_counted() -> None:
+    with pytest.raises(TypeError, match="`read` must return uint8; got uint16"):
+        class_areas(lambda window: np.zeros(window.shape, np.uint16), (4, 4), quad_transform(1308, 917), CRS(3857))  # type: ignore[arg-type, return-value]
