@@ -34,11 +34,12 @@ def decimate_mode(labels: Labels, factor: int, nodata: int) -> Labels:
     rows, cols = np.arange(labels.shape[0]) // factor, np.arange(labels.shape[1]) // factor
     cells = (rows[:, None] * width + cols)[labels != nodata]
     ids, votes = np.unique(labels[labels != nodata], return_inverse=True)
-    if not ids.size:
-        return np.full_like(labels, nodata, shape=(height, width))
-    counts = np.bincount(cells * len(ids) + votes, minlength=height * width * len(ids)).reshape(-1, len(ids))
-    modes = np.where(counts.any(axis=1), ids[counts.argmax(axis=1)], nodata)
-    decimated: Labels = modes.reshape(height, width).astype(labels.dtype)
+    decimated: Labels = np.empty((height, width), labels.dtype.type)
+    decimated[:] = nodata
+    if ids.size:
+        counts = np.bincount(cells * len(ids) + votes, minlength=height * width * len(ids)).reshape(-1, len(ids))
+        won = counts.any(axis=1)
+        decimated.reshape(-1)[won] = ids[counts.argmax(axis=1)[won]]
     return decimated
 
 

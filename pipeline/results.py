@@ -102,7 +102,7 @@ def _grid(path: Path) -> dict[str, Any]:
     geobox = store.geobox
     return {
         "shape": list(store.shape),
-        "crs": None if geobox.crs is None else str(geobox.crs),
+        "crs": None if geobox.crs is None else ":".join(geobox.crs.proj.to_authority() or [geobox.crs.proj.name]),
         "transform": list(geobox.transform)[:6],
         "dtype": store.dtype.name,
         "chunk_px": store.chunk_px,

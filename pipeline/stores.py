@@ -351,6 +351,5 @@ class RawStore:
         _array(self.group, "written")[block.index] = value
 
     def _place(self, shape: tuple[int, int], block: Block) -> tuple[slice, slice]:
-        self.grid.block(block.index)  # an index outside the grid would wrap around to another block
         y, x = (index * size for index, size in zip(block.index, self.grid.widest, strict=True))
         return slice(y, y + shape[0]), slice(x, x + shape[1])
