@@ -1,0 +1,86 @@
+"""What can be set of a texture model; every value is JSON-able."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONTEXT_PX = 32
+"""Receptive radius of the mask network; a multiple of its coarsest stride, no smaller than an impulse test finds."""
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Settings of the preset ``texture``.
+
+    Attributes
+    ----------
+    k
+        Number of classes, 2..128. A scene may use fewer: what it does not hold stays an empty class.
+    bands
+        Number of bands, at least 1.
+    rounds
+        Most rounds of assignment and refit from each start; ended earlier where under `settle` of the cells change.
+    settle
+        Share of cells that may still change when the assignment counts as settled.
+    refine_rounds
+        Rounds at half the stride after the best start was chosen.
+    smooth_px
+        Std in pixels of the neighbourhood that a cell's class is decided with.
+    coupling
+        Weight of the neighbourhood against the cell's own features.
+    fit_px
+        Most pixels that are learnt from; of larger samples windows of 512 px are drawn.
+    steps
+        Training steps of the mask network.
+    batch
+        Crops in a step.
+    crop_px
+        Side of a crop; a multiple of 4.
+    learning_rate
+        At the start; it falls to 0 along a cosine.
+    texture_radius_px
+        How far the spatial colouring of a generated texture reaches.
+    texture_rounds
+        How often the marginals of a texture's levels are matched.
+    """
+
+    k: int
+    bands: int
+    rounds: int = 10
+    settle: float = 0.003
+    refine_rounds: int = 3
+    smooth_px: float = 6.0
+    coupling: float = 4.0
+    fit_px: int = 1 << 20
+    steps: int = 160
+    batch: int = 4
+    crop_px: int = 192
+    learning_rate: float = 3e-3
+    texture_radius_px: int = 12
+    texture_rounds: int = 2
+    preset: str = "texture"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.k <= 128:
+            raise ValueError(f"k must be 2 to 128; got {self.k}")
+        if self.bands < 1:
+            raise ValueError(f"bands must be at least 1; got {self.bands}")
+        if self.preset != "texture":
+            raise ValueError(f"preset must be 'texture'; got {self.preset!r}")
+        for name in ("rounds", "steps", "batch", "texture_radius_px", "fit_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("refine_rounds", "texture_rounds", "coupling", "settle"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not (self.smooth_px > 0 and self.learning_rate > 0):
+            raise ValueError(
+                f"smooth_px and learning_rate must be positive; got {self.smooth_px} and {self.learning_rate}"
+            )
+        if self.crop_px < 32 or self.crop_px % 4:
+            raise ValueError(f"crop_px must be a multiple of 4, at least 32; got {self.crop_px}")
+
+    @property
+    def context_px(self) -> int:
+        """How far beyond a pixel the image can change its label."""
+        return CONTEXT_PX

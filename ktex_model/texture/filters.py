@@ -1,0 +1,104 @@
+"""Separable smoothing of windows of which some pixels are not valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def gaussian_taps(sigma: float) -> Floats:
+    """Return the taps of a Gaussian of std `sigma` pixels from its centre outwards, cut at three stds.
+
+    Examples
+    --------
+    >>> taps = gaussian_taps(1.0)
+    >>> len(taps), round(float(taps[0] + 2 * taps[1:].sum()), 6)
+    (4, 1.0)
+    """
+    half = np.exp(-0.5 * (np.arange(int(np.ceil(3 * sigma)) + 1) / sigma) ** 2)
+    taps: Floats = (half / (half[0] + 2 * half[1:].sum())).astype(np.float32)
+    return taps
+
+
+def gaussian(values: Floats, sigma: float) -> Floats:
+    """Smooth ``(y, x, channel)`` along y and x; beyond the border all is 0."""
+    taps, out = gaussian_taps(sigma), values
+    for axis in (0, 1):
+        source = out if axis == 0 else np.swapaxes(out, 0, 1)
+        sums = taps[0] * source
+        for shift, tap in enumerate(taps[1 : len(source)], start=1):
+            weighted = tap * source
+            sums[shift:] += weighted[:-shift]
+            sums[:-shift] += weighted[shift:]
+        out = sums if axis == 0 else np.swapaxes(sums, 0, 1)
+    return np.ascontiguousarray(out)
+
+
+def blur(values: Floats, valid: Mask, sigmas: Sequence[float]) -> list[Floats]:
+    """Normalised convolution with Gaussians: means over the valid pixels around each pixel.
+
+    Parameters
+    ----------
+    values
+        ``(y, x, channel)`` float32.
+    valid
+        ``(y, x)`` bool. Values that are not valid have no influence, nor has what lies beyond the border.
+    sigmas
+        Stds in pixels.
+
+    Returns
+    -------
+    list of ``(y, x, channel)`` float32, one for each std; 0 where no pixel within three stds is valid.
+
+    Examples
+    --------
+    >>> one = np.full((9, 9, 1), 3.0, np.float32)
+    >>> bool(np.allclose(blur(one, np.ones((9, 9), bool), [2.0])[0], 3.0))
+    True
+    """
+    weight = valid[..., None].astype(np.float32)
+    held = np.where(valid[..., None], values, np.float32(0))
+    out = []
+    for sigma in sigmas:
+        density = gaussian(weight, sigma)
+        out.append(np.where(density > 1e-6, gaussian(held, sigma) / np.maximum(density, 1e-6), np.float32(0)))
+    return out
+
+
+def pool(values: Floats, valid: Mask, stride: int) -> tuple[Floats, Mask]:
+    """Average the valid pixels of each ``stride x stride`` cell; a cell with none is not valid and 0.
+
+    Examples
+    --------
+    >>> means, held = pool(np.arange(8, dtype=np.float32).reshape(2, 4, 1), np.ones((2, 4), bool), 2)
+    >>> means[..., 0].tolist(), held.tolist()
+    ([[2.5, 4.5]], [[True, True]])
+    """
+    high, wide = (-(-size // stride) for size in valid.shape)
+    margin = ((0, high * stride - valid.shape[0]), (0, wide * stride - valid.shape[1]))
+    held = np.pad(np.where(valid[..., None], values, np.float32(0)), (*margin, (0, 0)))
+    count = np.pad(valid, margin).reshape(high, stride, wide, stride).sum((1, 3))
+    sums = held.reshape(high, stride, wide, stride, -1).sum((1, 3))
+    return sums / np.maximum(count, 1)[..., None].astype(np.float32), count > 0
+
+
+def pick(values: NDArray[_Scalar], stride: int) -> NDArray[_Scalar]:
+    """Take the pixel near the middle of each whole or cut ``stride x stride`` cell of ``(y, x, ...)``.
+
+    Examples
+    --------
+    >>> pick(np.arange(5)[:, None], 2)[:, 0].tolist()
+    [1, 3, 4]
+    """
+    rows, columns = (
+        np.minimum(np.arange(stride // 2, -(-size // stride) * stride, stride), size - 1) for size in values.shape[:2]
+    )
+    picked: NDArray[_Scalar] = values[rows[:, None], columns[None, :]]
+    return picked

@@ -1,0 +1,277 @@
+"""Training: assignments, generators and the mask network, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ktex_model.model import NO_CLASS, History, Progress, Sample, Trained
+from ktex_model.texture.assignment import Assigned, Cells, Moments, alternate, assign, fit_moments, upsample
+from ktex_model.texture.clustering import Ints
+from ktex_model.texture.config import TextureConfig
+from ktex_model.texture.features import Levels, decompose, describe, fit_rotation, local_statistics
+from ktex_model.texture.filters import Floats, pick, pool
+from ktex_model.texture.generators import fit_generators
+from ktex_model.texture.model import TextureModel
+from ktex_model.texture.network import fit_network
+from ktex_model.texture.starts import Context, choose
+
+WINDOW_PX = 512
+"""Side of the windows that are drawn from samples that are larger than `TextureConfig.fit_px`."""
+
+PATCH_PX = 128
+"""Side of the generated patch that a class's statistics are taken from."""
+
+LOSS_PX = 16
+"""Side of the windows in which the simulated image is compared."""
+
+
+@dataclass
+class _Log:
+    """Stages as they end, and the progress so far."""
+
+    expected: int
+    progress: Progress | None
+    stages: list[dict[str, object]] = field(default_factory=list)
+    done: int = 0
+    begun: float = field(default_factory=time.perf_counter)
+    last: float = field(default_factory=time.perf_counter)
+
+    def stage(self, name: str, steps: int, **measures: object) -> None:
+        now = time.perf_counter()
+        self.stages.append({"name": name, "seconds": round(now - self.last, 3), "steps": steps, **measures})
+        self.last = now
+
+    def step(self, loss: float) -> None:
+        self.done = min(self.done + 1, self.expected)
+        if self.progress is not None:
+            self.progress(self.done, self.expected, loss)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The features of all windows, standardised alike."""
+
+    windows: tuple[Levels, ...]
+    mean: Floats
+    std: Floats
+
+    def describe(self, levels: Levels) -> Floats:
+        """Return standardised features ``(y, x, feature)``."""
+        return (describe(levels) - self.mean) / self.std
+
+    def cells(self, stride: int) -> Cells:
+        """Return the features on a lattice."""
+        masks = tuple(pick(levels.valid, stride) for levels in self.windows)
+        parts = [pick(self.describe(levels), stride)[mask] for levels, mask in zip(self.windows, masks, strict=True)]
+        return Cells(np.concatenate(parts), masks, stride)
+
+
+def fit_bank(windows: Sequence[Levels]) -> Bank:
+    """Fit the standardisation to every valid pixel near the middle of a 2 x 2 cell, or to all where those are few."""
+    stride = 2 if sum(int(pick(levels.valid, 2).sum()) for levels in windows) >= 1000 else 1
+    pixels = np.concatenate([pick(describe(levels), stride)[pick(levels.valid, stride)] for levels in windows])
+    std = pixels.std(0, dtype=np.float64)
+    mean = pixels.mean(0, dtype=np.float64)
+    return Bank(tuple(windows), mean.astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
+
+
+def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progress: Progress | None = None) -> Trained:
+    """Learn k textures from samples, without labels.
+
+    Parameters
+    ----------
+    samples
+        Pieces of one scene; their shapes may differ. What is not valid has no influence.
+    config
+        Number of classes and bands, and how to train.
+    seed
+        Not negative. Equal samples, config and seed give equal tensors on the CPU.
+    progress
+        Called after each step; the loss is the share of cells that changed class, later the network's.
+
+    Returns
+    -------
+    The model and its history. Classes are numbered from dark to bright by the mean of their pixels; classes that the
+    samples did not need come last and are never given.
+
+    Raises
+    ------
+    ValueError
+        If the samples do not have the config's bands, hold no valid pixel, or hold valid pixels that are not finite.
+    """
+    check_samples(samples, config)
+    log = _Log(6 + config.refine_rounds + config.steps, progress)
+    samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
+    rotation = fit_rotation(samples)
+    bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
+    log.stage("features", 1, pixels=sum(int(sample.valid.sum()) for sample in samples))
+    cells, labels, settled = _assign(bank, config, seed, log)
+    labels = order_by_brightness(samples, cells, labels, config.k)
+    maps = cells.maps(labels)
+    full = upsample(maps, cells.stride, [sample.valid.shape for sample in samples])
+    generators = fit_generators(
+        bank.windows,
+        full,
+        config.k,
+        radius=config.texture_radius_px,
+        rounds=config.texture_rounds,
+        seed=seed,
+    )
+    share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
+    model = TextureModel(config, rotation, {}, generators, share)
+    generated = assign(cells, generated_moments(model, bank), config.smooth_px, config.coupling)
+    loss = simulation_loss(model, bank, full)
+    log.stage("generators", 1, agreement=float((generated == labels).mean()), simulation_loss=loss)
+    log.step(loss)
+    targets = maps if cells.stride == 2 else [pick(laid, 2) for laid in maps]
+    fitted, losses = fit_network(samples, targets, rotation, config, seed, lambda _, value: log.step(value))
+    log.stage("network", config.steps, losses=losses)
+    model = TextureModel(config, rotation, fitted, generators, share)
+    history = History(
+        preset=config.preset,
+        stop_reason=f"{settled}; the mask network ran its {config.steps} steps.",
+        seconds=time.perf_counter() - log.begun,
+        loss=loss,
+        stages=tuple(log.stages),
+    )
+    return Trained(model, history)
+
+
+def check_samples(samples: Sequence[Sample], config: TextureConfig) -> None:
+    """Refuse samples that cannot be learnt from."""
+    for sample in samples:
+        if sample.image.ndim != 3 or sample.image.shape[2] != config.bands:
+            raise ValueError(f"samples must have shape (y, x, {config.bands}); got {sample.image.shape}")
+        if sample.valid.shape != sample.image.shape[:2]:
+            raise ValueError(f"validity must have the shape {sample.image.shape[:2]}; got {sample.valid.shape}")
+        if not np.isfinite(sample.image[sample.valid]).all():
+            raise ValueError("valid pixels must be finite; got NaN or infinity")
+    if not any(sample.valid.any() for sample in samples):
+        raise ValueError(f"samples must hold a valid pixel; got none in {len(samples)} samples")
+
+
+def draw_windows(samples: Sequence[Sample], fit_px: int, rng: np.random.Generator) -> list[Sample]:
+    """Return the samples that hold valid pixels, or windows drawn from all over them where they exceed `fit_px`."""
+    held = [sample for sample in samples if sample.valid.any()]
+    if sum(sample.valid.size for sample in held) <= fit_px:
+        return held
+    windows = [
+        Sample(sample.image[y : y + WINDOW_PX, x : x + WINDOW_PX], sample.valid[y : y + WINDOW_PX, x : x + WINDOW_PX])
+        for sample in held
+        for y in range(0, sample.valid.shape[0], WINDOW_PX)
+        for x in range(0, sample.valid.shape[1], WINDOW_PX)
+    ]
+    windows = [window for window in windows if window.valid.any()]
+    sizes = np.array([window.valid.size for window in windows])
+    # Systematic with a random start: the windows are spread over the scene as evenly as their order allows.
+    wanted = max(1, round(len(windows) * fit_px / int(sizes.sum())))
+    chosen = ((np.arange(wanted) + rng.random()) * len(windows) / wanted).astype(int)
+    return [windows[i] for i in chosen]
+
+
+def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Cells, Ints, str]:
+    """Choose among starts on a coarse lattice and refine on one twice as fine."""
+    stride = _stride(bank, config.k)
+    cells = bank.cells(stride)
+
+    def run(labels: Ints, k: int, rounds: int, on: Cells = cells) -> Assigned:
+        result = alternate(
+            on,
+            labels,
+            k,
+            rounds=rounds,
+            settle=config.settle,
+            smooth_px=config.smooth_px,
+            coupling=config.coupling,
+        )
+        log.step(result.changes[-1] if result.changes else 0.0)
+        return result
+
+    parts = [local_statistics(levels, stride) for levels in bank.windows]
+    colour, energy = (
+        np.concatenate([part[i][mask] for part, mask in zip(parts, cells.masks, strict=True)]) for i in (0, 1)
+    )
+    rng = np.random.default_rng((seed, 5))
+    best, report = choose(Context(cells, colour, energy), config.k, rng, run, config.rounds)
+    log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
+    if config.refine_rounds == 0:
+        return cells, best.labels, _settled(best, config)
+    fine = bank.cells(max(1, stride // 2))
+    moments = fit_moments(cells.features, best.labels, config.k)
+    labels = assign(fine, moments, config.smooth_px, config.coupling)
+    refined = run(labels, config.k, config.refine_rounds, fine)
+    log.stage("refine", len(refined.changes), cells=len(fine.features), changes=list(refined.changes))
+    return fine, refined.labels, _settled(refined, config)
+
+
+def _stride(bank: Bank, k: int) -> int:
+    """Return the coarsest stride that leaves enough cells to tell k classes."""
+    for stride in (4, 2):
+        if sum(int(pick(levels.valid, stride).sum()) for levels in bank.windows) >= max(1000, 50 * k):
+            return stride
+    return 1
+
+
+def _settled(result: Assigned, config: TextureConfig) -> str:
+    changed, rounds = result.changes[-1], len(result.changes)
+    if changed < config.settle:
+        return f"assignments settled ({changed:.2%} of the cells changed in round {rounds}, under {config.settle:.2%})"
+    return f"assignments ended at the limit of {rounds} rounds ({changed:.2%} of the cells still changed)"
+
+
+def order_by_brightness(samples: Sequence[Sample], cells: Cells, labels: Ints, k: int) -> Ints:
+    """Renumber classes from dark to bright, so that ids hang on chance as little as they can; empty ones last."""
+    pixels = np.concatenate(
+        [
+            pick(sample.image, cells.stride)[mask].mean(-1, dtype=np.float64)
+            for sample, mask in zip(samples, cells.masks, strict=True)
+        ]
+    )
+    count = np.bincount(labels, minlength=k)
+    brightness = np.where(count > 0, np.bincount(labels, pixels, minlength=k) / np.maximum(count, 1), np.inf)
+    rank = np.empty(k, np.int64)
+    rank[np.argsort(brightness, kind="stable")] = np.arange(k)
+    return rank[labels]
+
+
+def generated_moments(model: TextureModel, bank: Bank, seed: int = 1) -> Moments:
+    """Return the moments of each class's generated texture, in the features of the assignment."""
+    parts, labels = [], []
+    for c in np.flatnonzero(model.share):
+        texture = model.texture(int(c), (PATCH_PX, PATCH_PX), seed)
+        levels = decompose(model.rotation.forward(texture), np.ones((PATCH_PX, PATCH_PX), np.bool_))
+        features = bank.describe(levels).reshape(-1, len(bank.mean))
+        parts.append(features)
+        labels.append(np.full(len(features), c))
+    return fit_moments(np.concatenate(parts), np.concatenate(labels), model.k)
+
+
+def simulation_loss(model: TextureModel, bank: Bank, labels: Sequence[Ints], seed: int = 1) -> float:
+    """Return how far the simulated image is from the original in feature space.
+
+    The mean squared difference of the means and standard deviations of the standardised features in windows of
+    `LOSS_PX`. 0 would be reached by the original itself.
+    """
+    total, count = 0.0, 0
+    for levels, whole in zip(bank.windows, labels, strict=True):
+        laid = whole[:WINDOW_PX, :WINDOW_PX]
+        seen = laid >= 0
+        if not seen.any():
+            continue
+        simulated = model.simulate(np.where(seen, laid, NO_CLASS).astype(np.uint8), seed)
+        part = slice(0, laid.shape[0]), slice(0, laid.shape[1])
+        fake = bank.describe(decompose(model.rotation.forward(simulated), seen))
+        real = bank.describe(decompose(levels.smooth[0][part], seen))
+        for a, b in zip(_windows(fake, seen), _windows(real, seen), strict=True):
+            total, count = total + float(((a - b) ** 2).sum()), count + a.size
+    return total / count
+
+
+def _windows(features: Floats, seen: np.ndarray) -> tuple[Floats, Floats]:
+    mean, held = pool(features, seen, LOSS_PX)
+    square, _ = pool(features**2, seen, LOSS_PX)
+    return mean[held], np.sqrt(np.maximum(square[held] - mean[held] ** 2, 0))
