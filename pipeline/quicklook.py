@@ -31,15 +31,20 @@ def decimate_mode(labels: Labels, factor: int, nodata: int) -> Labels:
     array([[  2, 255]], dtype=uint8)
     """
     height, width = (-(-size // factor) for size in labels.shape)
-    rows, cols = np.arange(labels.shape[0]) // factor, np.arange(labels.shape[1]) // factor
-    cells = (rows[:, None] * width + cols)[labels != nodata]
-    ids, votes = np.unique(labels[labels != nodata], return_inverse=True)
+    ids = np.flatnonzero(np.bincount(labels.ravel()))
+    position = np.zeros(int(ids[-1]) + 1, np.int32)
+    position[ids] = np.arange(len(ids))
+    rows, cols = (np.arange(size, dtype=np.int32) // factor * len(ids) for size in labels.shape)
+    votes = position[labels]
+    votes += rows[:, None] * width + cols
+    counts = np.bincount(votes.ravel(), minlength=height * width * len(ids)).reshape(height, width, len(ids))
+    valid = ids[ids != nodata]
     decimated: Labels = np.empty((height, width), labels.dtype.type)
     decimated[:] = nodata
-    if ids.size:
-        counts = np.bincount(cells * len(ids) + votes, minlength=height * width * len(ids)).reshape(-1, len(ids))
-        won = counts.any(axis=1)
-        decimated.reshape(-1)[won] = ids[counts.argmax(axis=1)[won]]
+    if valid.size:
+        counts = counts[..., ids != nodata]
+        won = counts.any(axis=-1)
+        decimated[won] = valid[counts.argmax(axis=-1)[won]]
     return decimated
 
 
