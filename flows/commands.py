@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -39,7 +38,7 @@ def run_segmentation(
     from pipeline.engine import open_engine
     from pipeline.run import STAGES, prepare
 
-    with prepare(sources, settings, out, fresh=fresh, argv=sys.argv) as work:
+    with prepare(sources, settings, out, fresh=fresh) as work:
         if work.is_done:
             click.echo(f"ktex: {out} holds this result already; --fresh makes it anew", err=True)
         else:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
-from pipeline.align.cut import compose
+from pipeline.align.cut import compose, gather
 from pipeline.blocks import Block, BlockGrid, Index, Window
 from pipeline.plan import Plan
 from pipeline.stores import LabelStore, RawStore
@@ -95,18 +95,8 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     block, grid = task.block, plan.grid
     around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
     owners = compose(grid, block.index, around.labels)
-    labels = np.full(block.core.shape, NO_CLASS, dtype=np.uint8)
-    confidence = labels.copy()
-    for index in [block.index, *grid.neighbours(block.index)]:
-        found = around.labels(index)
-        if found is None:
-            continue
-        mine = owners == owner_code(block.index, index)
-        window = block.core.intersect(grid.block(index).wide)
-        here, there = window.relative_to(block.core).slices, window.relative_to(grid.block(index).wide).slices
-        chosen = mine[here]
-        labels[here][chosen] = found[there][chosen]
-        confidence[here][chosen] = around.confidence(index)[there][chosen]  # type: ignore[index]
+    labels = gather(grid, block.index, owners, around.labels, NO_CLASS)
+    confidence = gather(grid, block.index, owners, around.confidence, NO_CLASS)
     LabelStore.open(plan.folders.labels, mode="r+").write(block.core, labels, confidence)
     counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
     record = {"pixels": int(counts.sum()), "counts": _sparse(counts), "peak_rss_bytes": peak_rss_bytes()}

@@ -58,9 +58,7 @@ class Window(NamedTuple):
 
     def intersect(self, other: Window) -> Window:
         """Return the shared rectangle; its `size` is 0 where there is none."""
-        return Window(
-            max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
-        )
+        return Window(max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1))
 
     def relative_to(self, outer: Window) -> Window:
         """Return the same pixels, counted from the upper left corner of `outer`."""

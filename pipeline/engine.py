@@ -93,7 +93,7 @@ class DaskEngine:
     @property
     def workers(self) -> int:
         """Number of worker threads of the cluster; at least 1 while workers are on their way."""
-        return max(1, sum(self._client.nthreads().values()))
+        return max(1, sum(int(threads) for threads in self._client.nthreads().values()))
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], *, retries: int = 1
@@ -154,7 +154,9 @@ def _connect(address: str) -> Iterator[DaskEngine]:
     try:
         client = Client(address, timeout="20s", set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(f"--scheduler {address}: no Dask scheduler answers there ({error}); start one or leave it out") from error
+        raise InputError(
+            f"--scheduler {address}: no Dask scheduler answers there ({error}); start one or leave it out"
+        ) from error
     with client:
         client.get_versions(check=True)
         yield DaskEngine(client)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,12 @@ from pipeline.models import ModelRef, find_model
 from pipeline.scene import Pixels, Scene
 from pipeline.settings import Settings
 from pipeline.workspace import Folders
+
+if TYPE_CHECKING:
+    from ktex_model.paper import PaperConfig
+    from ktex_model.texture import TextureConfig
+
+    ModelConfig = PaperConfig | TextureConfig
 
 OVERVIEW_PX = 1024
 
@@ -51,7 +57,7 @@ class Plan:
         """Number of classes of each model."""
         return self.settings.k if self.given is None else self.given.k
 
-    def config(self) -> ktex_model.ModelConfig:
+    def config(self) -> ModelConfig:
         """Return the configuration that this run trains with."""
         return model_config(self.settings, self.scene.bands)
 
@@ -65,7 +71,7 @@ class Plan:
         return np.ascontiguousarray(np.moveaxis(self.scaling.apply(pixels.data), 0, -1), dtype=np.float32)
 
 
-def model_config(settings: Settings, bands: tuple[str, ...]) -> ktex_model.ModelConfig:
+def model_config(settings: Settings, bands: tuple[str, ...]) -> ModelConfig:
     """Return the preset's configuration, with the options of the settings; InputError where they do not fit."""
     kind = {"texture": ktex_model.TextureConfig, "paper": ktex_model.PaperConfig}[settings.preset]
     options: dict[str, Any] = {
@@ -111,7 +117,9 @@ def overview(scene: Scene) -> Pixels:
         for x in range(0, width, step):
             pixels = scene.read(Window(y, x, min(y + step, height), min(x + step, width)))
             if pixels.valid.any():
-                return Pixels(pixels.data[:, ::2, ::2], pixels.valid[::2, ::2]) if pixels.valid[::2, ::2].any() else pixels
+                return (
+                    Pixels(pixels.data[:, ::2, ::2], pixels.valid[::2, ::2]) if pixels.valid[::2, ::2].any() else pixels
+                )
     raise InputError(
         "the scene has no valid pixel: all is nodata, transparent or masked; check --bands, --mask, --aoi and the files"
     )

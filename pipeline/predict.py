@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.signature import signature_features
-from pipeline.align import BlockSignature, Overlap, measure, overlap
-from pipeline.blocks import Block, Index
+from pipeline.align import BlockSignature, Overlap
+from pipeline.align.measure import measure, overlap
+from pipeline.blocks import Block, Index, Window
 from pipeline.models import load_model
 from pipeline.plan import Plan
 from pipeline.scene import Pixels
@@ -49,9 +50,7 @@ def _label(plan: Plan, block: Block, pixels: Pixels) -> dict[str, Any]:
         signature = measure(block.index, prediction.labels, features, cell_valid)
         replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
     core = block.core_in_wide.slices
-    return spectra(
-        prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k
-    )
+    return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
 
 
 def _model_of(plan: Plan, block: Block) -> tuple[Any, str]:
@@ -95,12 +94,18 @@ def read_signature(plan: Plan, index: Index) -> BlockSignature | None:
 
 def compare_pair(plan: Plan, pair: tuple[Index, Index]) -> Overlap | None:
     """Count what two neighbouring blocks say about the pixels that they share; None where one says nothing."""
-    signatures = [read_signature(plan, index) for index in pair]
     a, b = (plan.grid.block(index) for index in pair)
-    store = RawStore.open(plan.folders.raw, plan.grid)
-    said = [store.read(block) for block in (a, b)]
-    if signatures[0] is None or signatures[1] is None or said[0] is None or said[1] is None:
-        return None
     shared = a.wide.intersect(b.wide)
-    here, there = (labels[shared.relative_to(block.wide).slices] for (labels, _), block in zip(said, (a, b), strict=True))  # type: ignore[misc]
-    return overlap(signatures[0], signatures[1], here, there)
+    said_a, said_b = _said(plan, a, shared), _said(plan, b, shared)
+    if said_a is None or said_b is None:
+        return None
+    return overlap(*said_a, *said_b)
+
+
+def _said(plan: Plan, block: Block, shared: Window) -> tuple[BlockSignature, NDArray[np.uint8]] | None:
+    """Return a block's signature and its labels of a window; None where it has no valid pixels or failed."""
+    signature = read_signature(plan, block.index)
+    raw = RawStore.open(plan.folders.raw, plan.grid).read(block)
+    if signature is None or raw is None:
+        return None
+    return signature, raw[0][shared.relative_to(block.wide).slices]

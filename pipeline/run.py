@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
+
+import xarray as xr
 
 from pipeline.align import Alignment, Overlap, align
 from pipeline.assemble import assemble_block, task_of
@@ -22,9 +25,9 @@ from pipeline.errors import RunFailedError
 from pipeline.metrics import overlap_disagreement
 from pipeline.plan import Plan, code_version, make_plan
 from pipeline.predict import compare_pair, predict_block, read_signature
-from pipeline.publish import write_outputs
+from pipeline.publish import write_outputs, write_record
 from pipeline.results import Result, open_result
-from pipeline.scene import Source, open_scene
+from pipeline.scene import Source, open_scene, spool
 from pipeline.settings import Settings
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.train import peak_rss_bytes, train_block, train_global
@@ -70,7 +73,6 @@ class Run:
     workspace: Workspace
     manifest: dict[str, Any]
     created: datetime
-    argv: Sequence[str] | None = None
     books: dict[str, StageBooks] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -125,9 +127,7 @@ class Stage:
             self.function(run, engine, report)
 
 
-def prepare(
-    source: Source, settings: Settings, out: str | Path, *, fresh: bool = False, argv: Sequence[str] | None = None
-) -> Run:
+def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool = False) -> Run:
     """Check everything, then open the run directory.
 
     Parameters
@@ -138,8 +138,6 @@ def prepare(
         What to do, and the directory of the run.
     fresh
         Begin anew where `out` holds a run; its result stays until the new one replaces it.
-    argv
-        The command line, for the record.
 
     Raises
     ------
@@ -150,7 +148,10 @@ def prepare(
     out = Path(out).expanduser().absolute()
     plan = make_plan(_open(source, settings), settings, out)
     manifest = describe_work(plan)
-    run = Run(plan, Workspace(out, manifest, fresh=fresh), manifest, created, argv)
+    workspace = Workspace(out, manifest, fresh=fresh)
+    if isinstance(source, xr.DataArray) and not workspace.is_published:
+        plan = replace(plan, scene=spool(plan.scene, plan.folders.spool))  # what processes can share
+    run = Run(plan, workspace, manifest, created)
     run.books["plan"] = StageBooks("plan", time.perf_counter() - start, peak_rss_bytes=peak_rss_bytes())
     return run
 
@@ -231,8 +232,6 @@ def _made_whole(path: Path, make: Callable[[Path], object]) -> None:
     if not path.exists():
         partial_path = path.with_name(f".{path.name}.partial")
         if partial_path.exists():
-            import shutil
-
             shutil.rmtree(partial_path)
         make(partial_path)
         partial_path.rename(path)
@@ -272,22 +271,32 @@ def read_alignment(plan: Plan) -> Alignment | None:
 
 def _cut(run: Run, engine: Engine, report: Report) -> None:
     plan = run.plan
+    _forget_other_cuts(run)
     attrs = store_attributes(
         title="k-texture classes",
-        sources=[file.path for file in plan.scene.fingerprints()],
+        sources=[file["path"] for file in run.manifest["inputs"]],
         k=plan.k,
         settings_digest=plan.settings.digest(),
         created=run.created,
     )
     _made_whole(
         plan.folders.labels,
-        lambda path: create_labels(
-            path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs
-        ),
+        lambda path: create_labels(path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs),
     )
     alignment = read_alignment(plan)
     tasks = [task_of(plan, block, alignment) for block in run.alive()]
     _each(run, engine, "cut", partial(assemble_block, plan), tasks, report)
+
+
+def _forget_other_cuts(run: Run) -> None:
+    """Drop the cores that an earlier try joined from other blocks or by another alignment."""
+    folders = run.plan.folders
+    solved = folders.alignment.read_bytes() if folders.alignment.exists() else b""
+    basis = hashlib.sha256(solved + json.dumps(sorted(run.failed)).encode()).hexdigest()
+    if folders.done("cut", "basis") != {"basis": basis} or not folders.labels.exists():
+        shutil.rmtree(folders.marker("cut", "basis").parent, ignore_errors=True)
+        shutil.rmtree(folders.labels, ignore_errors=True)
+        folders.mark("cut", "basis", {"basis": basis})
 
 
 def _write(run: Run, _: Engine, report: Report) -> None:
@@ -295,8 +304,6 @@ def _write(run: Run, _: Engine, report: Report) -> None:
 
 
 def _publish(run: Run, _: Engine, report: Report) -> None:
-    from pipeline.publish import write_record
-
     report(0, 1)
     write_record(run)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
@@ -320,13 +327,12 @@ def segment(
     *,
     fresh: bool = False,
     progress: Progress | None = None,
-    argv: Sequence[str] | None = None,
 ) -> Result:
     """Turn a scene into one seamless map of k texture classes: all stages, without an orchestrator.
 
     Parameters
     ----------
-    source, settings, out, fresh, argv
+    source, settings, out, fresh
         As for `prepare`.
     progress
         Called with (title of the stage, done, in all).
@@ -343,7 +349,7 @@ def segment(
     RunFailedError
         The run stopped midway; the same call resumes it.
     """
-    with prepare(source, settings, out, fresh=fresh, argv=argv) as run:
+    with prepare(source, settings, out, fresh=fresh) as run:
         if not run.is_done:
             with open_engine(settings) as engine:
                 for stage in STAGES:

@@ -75,7 +75,7 @@ class Settings(BaseModel):
     overlap_rule: Literal["first", "last", "most-valid"] = "first"
     align: Literal["refuse", "resample"] = "refuse"
     tolerance_px: float = Field(0.01, gt=0, lt=0.5)
-    resampling: Literal["nearest", "bilinear", "cubic", "average"] = "bilinear"
+    resampling: Literal["nearest", "bilinear"] = "bilinear"
     model: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=255)
     sample_windows: int = Field(16, ge=1)
@@ -142,7 +142,9 @@ class Settings(BaseModel):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read as YAML settings ({reason}); give a file of 'name: value'") from error
+            raise InputError(
+                f"{path}: cannot be read as YAML settings ({reason}); give a file of 'name: value'"
+            ) from error
         if not isinstance(values, dict):
             raise InputError(f"{path}: settings must be a mapping of 'name: value'; got {type(values).__name__}")
         return cls.parse({**values, **(overrides or {})})

@@ -26,6 +26,9 @@ from pipeline.errors import InputError
 WORK = ".ktex"
 RECORD = "run.json"
 MANIFEST = "manifest.json"
+BESIDE = frozenset({WORK, "scene", "run.log"})
+"""What may lie in a run directory before the run: an earlier try, the scene of the demo, and the log."""
+
 FORMAT = 1
 
 
@@ -88,6 +91,11 @@ class Folders:
     def alignment(self) -> Path:
         """What the align stage found."""
         return self.work / "alignment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of the map, once measured."""
+        return self.work / "metrics.json"
 
     @property
     def spool(self) -> Path:
@@ -154,7 +162,7 @@ class Workspace:
         if not root.exists():
             return False
         record, under_way = read_json(root / RECORD), read_json(self.folders.work / MANIFEST)
-        if record is None and under_way is None and any(path.name != WORK for path in root.iterdir()):
+        if record is None and under_way is None and any(path.name not in BESIDE for path in root.iterdir()):
             raise InputError(f"--out {root}: is not empty and holds no run; give a new or an empty directory")
         if fresh:
             return False
@@ -182,12 +190,16 @@ class Workspace:
             work.mkdir(parents=True, exist_ok=True)
             self._lock = (work / "lock").open("a", encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--out {self.folders.root}: cannot be written ({error.strerror}); give another directory") from error
+            raise InputError(
+                f"--out {self.folders.root}: cannot be written ({error.strerror}); give another directory"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.close()
-            raise InputError(f"--out {self.folders.root}: another run is at work there; wait for it, or give another directory") from error
+            raise InputError(
+                f"--out {self.folders.root}: another run is at work there; wait for it, or give another directory"
+            ) from error
         if self._published:
             return
         if fresh:

@@ -1,0 +1,181 @@
+"""The last stages: legend, rasters and record from the assembled labels, all beside each other until they move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.model import NO_CLASS
+from pipeline.align import Alignment
+from pipeline.assemble import straight_labels
+from pipeline.blocks import Block
+from pipeline.cog import verify_cog, write_cog
+from pipeline.legend import Legend
+from pipeline.metrics import Seams, effective_classes, seams
+from pipeline.plan import OVERVIEW_PX, Plan
+from pipeline.quicklook import write_quicklook
+from pipeline.record import AlignmentMetrics, Blocks, Input, Metrics, Stage, make_record
+from pipeline.stores import LabelStore, set_legend
+from pipeline.workspace import RECORD, read_json, write_json
+
+if TYPE_CHECKING:
+    from pipeline.run import Run
+
+DOUBTFUL = 0.9
+"""A node whose posterior is lower is listed for review."""
+
+
+def write_outputs(
+    plan: Plan, alignment: Alignment | None, blocks: Sequence[Block], report: Callable[[int, int], None]
+) -> None:
+    """Write the legend, the COGs and the quicklook, check them, and measure the map."""
+    steps = 5
+    outputs = plan.folders.outputs
+    legend = make_legend(plan, alignment, blocks)
+    set_legend(plan.folders.labels, legend)
+    legend.to_json(outputs / "classes.json")
+    store = LabelStore.open(plan.folders.labels)
+    report(1, steps)
+    write_cog(store, outputs / "labels.tif", legend=legend, tags={"TIFFTAG_SOFTWARE": "ktextures"})
+    verify_cog(outputs / "labels.tif", store)
+    report(2, steps)
+    write_cog(store, outputs / "confidence.tif", variable="confidence", tags={"TIFFTAG_SOFTWARE": "ktextures"})
+    verify_cog(outputs / "confidence.tif", store, variable="confidence")
+    report(3, steps)
+    write_quicklook(store, legend, outputs / "quicklook.png", scene_view(plan))
+    report(4, steps)
+    metrics = measure_map(plan, alignment, legend, store)
+    write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
+    report(steps, steps)
+
+
+def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> Legend:
+    """Sum what the blocks counted: pixels of the published labels, mean spectra of the pixels as first labelled."""
+    pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
+    counted = np.zeros(NO_CLASS + 1)
+    sums = np.zeros((len(plan.scene.bands), NO_CLASS + 1))
+    for block in blocks:
+        for class_id, count in (plan.folders.done("cut", block.name) or {}).get("counts", {}).items():
+            pixels[int(class_id)] += count
+        said = plan.folders.done("predict", block.name) or {}
+        if "counts" in said:
+            ids = _global_ids(plan, alignment, block)
+            np.add.at(counted, ids, said["counts"])
+            np.add.at(sums, (slice(None), ids), np.asarray(said["sums"]))
+    used = [int(i) for i in np.flatnonzero(pixels[:NO_CLASS])]
+    signatures = {} if alignment is None else {each.id: each.signature for each in alignment.classes}
+    return Legend.from_counts(
+        {i: int(pixels[i]) for i in used},
+        spectra={i: tuple((sums[:, i] / counted[i]).tolist()) for i in used if counted[i]},
+        signatures={i: s for i, s in signatures.items() if i in used and np.isfinite(s).all()},
+    )
+
+
+def _global_ids(plan: Plan, alignment: Alignment | None, block: Block) -> NDArray[np.intp]:
+    ids = np.full(plan.k, NO_CLASS, dtype=np.intp)
+    if alignment is None:
+        return np.arange(plan.k)
+    lookup = alignment.lookup[block.index]
+    ids[: len(lookup)] = lookup
+    return ids
+
+
+def scene_view(plan: Plan) -> NDArray[np.uint8] | None:
+    """Return a small natural-colour view of the scene ``(3, y, x)`` uint8; None where it has no three bands."""
+    bands = plan.scene.bands
+    if len(bands) < 3:
+        return None
+    chosen = [bands.index(name) for name in "RGB"] if {"R", "G", "B"} <= set(bands) else [0, 1, 2]
+    view = plan.scene.overview(OVERVIEW_PX)
+    scaled = plan.scaling.apply(view.data)[chosen]
+    return np.where(view.valid, np.rint(scaled * 255), 0).astype(np.uint8)
+
+
+def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore) -> Metrics:
+    """Compute the figures of the record from the labels as they were written."""
+    after: Seams = seams(store.read, plan.grid)
+    before = None
+    found = read_json(plan.folders.alignment)
+    if alignment is not None and len(plan.grid) > 1:
+        before = seams(lambda window: straight_labels(plan, alignment, window), plan.grid)
+    return Metrics(
+        pixels_valid=sum(each.pixels for each in legend.classes),
+        pixels_per_second=None,
+        classes=len(legend),
+        classes_effective=effective_classes([each.pixels for each in legend.classes]),
+        seam_change_rate=after.seam_change_rate,
+        interior_change_rate=after.interior_change_rate,
+        seam_excess=after.seam_excess,
+        seam_excess_before_cut=None if before is None else before.seam_excess,
+        overlap_disagreement=None if found is None else found["overlap_disagreement"],
+        alignment=None if alignment is None else describe_alignment(alignment),
+    )
+
+
+def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
+    """Say how sure the alignment is, and what a person should look at."""
+    used = {index: table != alignment.no_class for index, table in alignment.lookup.items()}
+    margins = np.concatenate([alignment.margin[index][mask] for index, mask in used.items()])
+    ambiguous: list[Any] = [
+        {
+            "block": list(index),
+            "local_id": int(i),
+            "id": int(alignment.lookup[index][i]),
+            "posterior": round(float(alignment.posterior[index][i]), 4),
+        }
+        for index, mask in used.items()
+        for i in np.flatnonzero(mask)
+        if alignment.posterior[index][i] < DOUBTFUL
+    ]
+    return AlignmentMetrics(
+        margins={
+            "minimum": float(margins.min()),
+            "p05": float(np.quantile(margins, 0.05)),
+            "median": float(np.median(margins)),
+        },
+        ambiguous=ambiguous,
+        new_classes=[each.id for each in alignment.classes],
+        merge_log=[dict(vars(merge)) for merge in alignment.merges],
+        flags=list(alignment.flags),
+    )
+
+
+def write_record(run: Run) -> None:
+    """Write `run.json` beside the other outputs."""
+    plan, books = run.plan, run.books
+    metrics = Metrics.model_validate(read_json(plan.folders.metrics))
+    seconds = sum(each.seconds for each in books.values())
+    labelled = books["predict"]
+    reused = labelled.reused
+    working = sum(books[name].seconds for name in books if name != "plan")
+    metrics = metrics.model_copy(
+        update={"pixels_per_second": labelled.pixels / working if labelled.done and working else None}
+    )
+    total = len(plan.grid)
+    record = make_record(
+        "incomplete" if run.failed else "done",
+        created=run.created,
+        settings=plan.settings.model_dump(mode="json"),
+        inputs=[
+            Input(path=file["path"], size=file["size_bytes"], sha256=file["sha256"]) for file in run.manifest["inputs"]
+        ],
+        blocks=Blocks(
+            done=total - reused - len(run.failed),
+            reused=reused,
+            failed=len(run.failed),
+            failed_names=sorted(run.failed),
+        ),
+        code=run.manifest["code"],
+        key=run.manifest["key"],
+        seconds=seconds,
+        settings_digest=plan.settings.digest(),
+        stages=[
+            Stage(name=each.name, seconds=each.seconds, pixels=each.pixels, peak_rss_bytes=each.peak_rss_bytes)
+            for each in books.values()
+        ],
+        metrics=metrics,
+    )
+    record.write(plan.folders.outputs / RECORD)
