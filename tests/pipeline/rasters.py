@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 
 UTM = "EPSG:32622"
 GRID = Affine(5.0, 0.0, 300_000.0, 0.0, -5.0, 9_600_000.0)
@@ -40,7 +42,8 @@ def write_raster(
     shape = {"count": data.shape[0], "height": data.shape[1], "width": data.shape[2]}
     place = {"crs": crs, "transform": affine, "nodata": nodata}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path, "w", driver="GTiff", dtype=data.dtype, **shape, **place, **options) as target:
             target.colorinterp = [ColorInterp[name] for name in interps or ["gray"] + ["undefined"] * (len(data) - 1)]
             for index, description in enumerate(descriptions or (), 1):
