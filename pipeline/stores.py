@@ -146,7 +146,6 @@ def _add_raster(
             **attrs,
             "_FillValue": NODATA[dtype],
             "grid_mapping": GRID_MAPPING,
-            "coordinates": GRID_MAPPING,
             "chunk_px": chunk_px,
         },
     )
