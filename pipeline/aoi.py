@@ -46,9 +46,9 @@ class Area:
         return shapely.from_wkb(self.wkb)
 
     def window(self, shape: tuple[int, int]) -> Window:
-        """Return the smallest window of a scene of `shape` that holds the area's part of it; empty if there is none."""
-        x0, y0, x1, y1 = self.geometry.bounds
-        bounds = Window(int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1)))
+        """Return the pixels of a scene of `shape` whose centres lie in the area's bounds; empty if there is none."""
+        x0, y0, x1, y1 = (float(v) - 0.5 for v in self.geometry.bounds)
+        bounds = Window(int(np.ceil(y0)), int(np.ceil(x0)), int(np.floor(y1)) + 1, int(np.floor(x1)) + 1)
         return bounds.intersect(Window(0, 0, *shape))
 
     def contains(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -155,7 +155,7 @@ def _extents(polygon: BaseGeometry, crs_wkt: str, geobox: GeoBox) -> str:
     corners = np.array([geobox.affine @ (x, y) for x in (0, geobox.shape[1]) for y in (0, geobox.shape[0])])
     x, y = transform_points(geobox.crs.to_wkt(), crs_wkt, corners[:, 0], corners[:, 1])
     box = (x.min(), y.min(), x.max(), y.max())
-    return f"the area ({_format(polygon.bounds)}) misses the scene ({_format(box)} in the CRS of the area)"
+    return f"the area ({_format(polygon.bounds)}) meets no pixel centre of the scene ({_format(box)} in the area's CRS)"
 
 
 def _format(box: tuple[float, ...]) -> str:

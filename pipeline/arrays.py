@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -121,15 +121,20 @@ def _profile(array: xr.DataArray, label: str) -> BandProfile:
 
 
 def _affine(array: xr.DataArray, label: str) -> Affine:
-    for dim in array.dims[1:]:
-        if dim not in array.coords:
-            return array.rio.transform() if "spatial_ref" in array.coords else Affine.identity()
-        values = array.coords[dim].to_numpy().astype(float)
-        even = np.linspace(values[0], values[-1], len(values))
-        step = abs(even[1] - even[0]) if len(values) > 1 else 1.0
-        if not np.abs(values - even).max() <= SPACING_TOLERANCE * step or step == 0:
-            raise InputError(f"{label}: coordinates of {dim} are not evenly spaced; regrid it first")
-    return array.rio.transform(recalc=min(array.shape[1:]) > 1)
+    y, x = array.dims[1:]
+    if y not in array.coords or x not in array.coords or min(array.shape[1:]) < 2:
+        # A row of single pixels does not tell its size: what rioxarray has noted then counts.
+        return array.rio.transform() if "spatial_ref" in array.coords else Affine.identity()
+    (top, dy), (left, dx) = (_edge_and_step(array.coords[dim].to_numpy().astype(float), dim, label) for dim in (y, x))
+    return Affine(dx, 0.0, left, 0.0, dy, top)
+
+
+def _edge_and_step(centres: NDArray[np.float64], dim: Hashable, label: str) -> tuple[float, float]:
+    step = (centres[-1] - centres[0]) / (len(centres) - 1)
+    off = np.abs(centres - (centres[0] + step * np.arange(len(centres)))).max()
+    if step == 0 or not off <= SPACING_TOLERANCE * abs(step):
+        raise InputError(f"{label}: coordinates of {dim} are not evenly spaced; regrid it first")
+    return float(centres[0] - step / 2), float(step)
 
 
 @dataclass(frozen=True)

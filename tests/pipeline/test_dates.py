@@ -29,7 +29,8 @@ from pipeline.errors import InputError
         ("quad_2020_02_29", "2020-02-29"),
         ("L15-0639E-0942N", None), ("0639-0941", None), ("2016-1180", None), ("m_4709963_se_14_1", None),
         ("wv_1m_2014-m_3708020_sw_17_1-0_naip_new", None), ("20101345_x", None), ("quad_2021-02-30", None),
-        ("scene_19711231", None), ("scene_21010101", None), ("120200925", None), ("202009251", None), ("v1.2021-03", None),
+        ("scene_19711231", None), ("scene_21010101", None), ("120200925", None), ("202009251", None),
+        ("v1.2021-03", None),
     ],
 )  # fmt: skip
 def test_names(name, date):

@@ -105,7 +105,7 @@ def test_real_quads_are_snapped_and_alpha_is_no_feature(tmp_path):
     pixels = scene.read(Window(0, 32, 32, 64))
     assert np.array_equal(pixels.valid, alpha)
     assert np.array_equal(pixels.data, np.where(alpha, bgrn[[2, 1, 0, 3]], 0))
-    with pytest.raises(InputError, match="needs 5 bands|takes band 5"):
+    with pytest.raises(InputError, match="takes band 5 as N, but the file declares it as alpha"):
         open_scene(tmp_path, bands="R=3,G=2,B=1,N=5")
 
 
@@ -224,10 +224,10 @@ def test_masks_of_the_file_and_of_udm2_travel_with_the_pixels(tmp_path):
     assert np.array_equal(whole(opened).valid, expected)
     assert [file.path for file in opened.fingerprints()] == [str(scene), str(folder / "x_3B_udm2.tif")]
     write_raster(folder / "x_3B_udm2.tif", udm2[:, 1:])
-    with pytest.raises(InputError, match="x_3B_udm2.tif: is not on the grid of its scene .*SR.tif"):
+    with pytest.raises(InputError, match=r"x_3B_udm2\.tif: is not on the grid of its scene .*SR.tif"):
         open_scene(folder, bands="rgb")
     write_raster(folder / "x_3B_udm2.tif", udm2[:1])
-    with pytest.raises(InputError, match="x_3B_udm2.tif: is no UDM2, which has 8 bands"):
+    with pytest.raises(InputError, match=r"x_3B_udm2\.tif: is no UDM2, which has 8 bands"):
         open_scene(folder, bands="rgb")
 
 

@@ -186,9 +186,10 @@ def test_kinds_that_are_not_read(tmp_path, monkeypatch):
     path = write_raster(tmp_path / "a.tif", CODE)
     for limit, value, found in (("MAX_SIDE_PX", 39, "at most 39 px a side"), ("MAX_BANDS", 2, "has 3 bands, 1 to 2"),
                                 ("MAX_BLOCK_BYTES", 1000, "its blocks of 16 x 16 px")):  # fmt: skip
-        with monkeypatch.context() as patch, pytest.raises(InputError, match=found):
+        with monkeypatch.context() as patch:
             patch.setattr(geotiff, limit, value)
-            inspect_raster(path)
+            with pytest.raises(InputError, match=found):
+                inspect_raster(path)
 
 
 def test_paths_that_are_no_files(tmp_path):
@@ -204,9 +205,7 @@ def test_dates_in_folders_and_tags_divide_files(tmp_path):
     for month in ("2021-02", "2021-03"):
         write_raster(tmp_path / f"x_{month}_mosaic" / "0639-0941.tif", CODE)
     both = [tmp_path / "x_2021-02_mosaic", tmp_path / "x_2021-03_mosaic"]
-    with pytest.raises(
-        InputError, match="have 2 dates, which are not one mosaic: 2021-02, 2021-03; choose with --date"
-    ):
+    with pytest.raises(InputError, match="2 dates, which are not one mosaic: 2021-02, 2021-03; choose with"):
         open_scene(both, bands="rgb")
     scene = open_scene(both, bands="rgb", date="2021-03")
     assert [file.path for file in scene.fingerprints()] == [str(both[1] / "0639-0941.tif")]
@@ -221,5 +220,5 @@ def test_fingerprints_are_those_of_the_files(tmp_path):
             str(path), len(content), hashlib.sha256(content).hexdigest()
         )  # fmt: skip
     paths[0].unlink()
-    with pytest.raises(InputError, match="b.tif: cannot be read to fingerprint it"):
+    with pytest.raises(InputError, match=r"b\.tif: cannot be read to fingerprint it"):
         fingerprint_file(paths[0])
