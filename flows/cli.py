@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted; what is done is kept, and the same command resumes it")
         return EXIT_INTERRUPTED
     except Exception as error:  # the last door: whatever comes is told in one line
-        if {"-v", "--verbose"} & set(arguments):
+        if {"-v", "--verbose"} & set(arguments) and not hasattr(error, "log_path"):
             traceback.print_exc()
         code = int(getattr(error, "exit_code", EXIT_FAILED))
         _say(_one_line(error) if hasattr(error, "exit_code") else f"failed: {type(error).__name__}: {_one_line(error)}")

@@ -90,10 +90,24 @@ def show_info(path: Path, *, bands: str | None, as_json: bool) -> int:
 
 def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | None) -> int:
     """Carry out ``ktex check``."""
-    from pipeline.run import open_source
+    from pipeline.blocks import BlockGrid
+    from pipeline.scene import open_scene
 
     settings = make_settings(given, config)
-    facts = scene_facts(open_source(sources, settings))
+    scene = open_scene(
+        sources,
+        bands=settings.bands,
+        mask=settings.mask,
+        aoi=settings.aoi,
+        date=settings.date,
+        overlap=settings.overlap_rule,
+        align=settings.align,
+        tolerance_px=settings.tolerance_px,
+        resampling=settings.resampling,
+    )
+    facts = scene_facts(scene)
+    counts = BlockGrid((facts["shape"][0], facts["shape"][1]), settings.block_px).counts
+    facts["blocks"] = f"{counts[0]} x {counts[1]} of {settings.block_px} px"
     click.echo("\n".join(_lines(facts)))
     return 0
 
@@ -114,7 +128,7 @@ def scene_facts(scene: Any) -> dict[str, Any]:
     box, view = scene.geobox, scene.overview(1024)
     return {
         "shape": [int(size) for size in box.shape],
-        "crs": None if box.crs is None else str(box.crs),
+        "crs": None if box.crs is None else f"EPSG:{box.crs.epsg}" if box.crs.epsg else str(box.crs),
         "transform": list(box.affine[:6]),
         "bands": list(scene.bands),
         "dtype": str(scene.dtype),
