@@ -164,7 +164,8 @@ def imagenet(source: str | os.PathLike[str] = "keras") -> Extractor:
     try:
         network = keras.applications.VGG16(include_top=False, weights="imagenet")
     except Exception as error:
-        folder = os.path.join(keras.config.keras_home(), "models")
+        home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+        folder = os.path.join(home, "models")
         raise ValueError(
             f"VGG-16 weights are not in {folder} and cannot be downloaded ({_first_line(error)}): put {IMAGENET_URL}"
             f' there as {IMAGENET_FILE}, or set imagenet_weights="none" to do without that part of the loss'

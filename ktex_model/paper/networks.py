@@ -27,6 +27,40 @@ CROP_PX = 8
 """What a texture generator cuts off on each side."""
 
 
+class MaskedNormalization(keras.layers.Layer):  # type: ignore[misc]
+    """Batch normalisation whose statistics are those of valid pixels.
+
+    Keras' own takes a mask too, but on JAX not with a single channel, and it hands the mask on to layers that refuse
+    it.
+    """
+
+    def __init__(self, channels: int, momentum: float, name: str, epsilon: float = 1e-3) -> None:
+        super().__init__(name=name)
+        self.momentum, self.epsilon = momentum, epsilon
+        self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta")
+        self.moving_mean = self.add_weight(shape=(channels,), initializer="zeros", trainable=False, name="moving_mean")
+        self.moving_variance = self.add_weight(
+            shape=(channels,), initializer="ones", trainable=False, name="moving_variance"
+        )
+        self.built = True
+
+    def call(self, pixels: Any, valid: Any = None, training: bool = False) -> Any:
+        """``(n, y, x, channel)`` and ``(n, y, x)`` bool to ``(n, y, x, channel)``."""
+        mean, variance = self.moving_mean, self.moving_variance
+        if training:
+            mean, variance = self._moments(pixels, valid)
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1.0 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1.0 - self.momentum))
+        return (pixels - mean) * (self.gamma * ops.rsqrt(variance + self.epsilon)) + self.beta
+
+    def _moments(self, pixels: Any, valid: Any) -> tuple[Any, Any]:
+        weights = ops.expand_dims(ops.cast(valid, "float32"), -1)
+        count = ops.maximum(ops.sum(weights), 1.0)
+        mean = ops.sum(pixels * weights, axis=(0, 1, 2)) / count
+        return mean, ops.sum(ops.square(pixels - mean) * weights, axis=(0, 1, 2)) / count
+
+
 class MaskNetwork(keras.layers.Layer):  # type: ignore[misc]
     """One scalar in (0, 1) for each pixel, from that pixel alone.
 
@@ -38,21 +72,19 @@ class MaskNetwork(keras.layers.Layer):  # type: ignore[misc]
         seeds = np.random.SeedSequence(seed).generate_state(4).tolist()
         self.convolutions = [_pointwise(f"conv{n + 1}", FILTERS, seeds[n]) for n in range(2)]
         self.convolutions.append(_pointwise("conv3", 1, seeds[2]))
-        self.norms = [keras.layers.BatchNormalization(momentum=momentum, name=f"bn{n + 1}") for n in range(3)]
-        # Functions, not layers: layers would hand batch normalisation's mask on to convolutions, which refuse it.
+        self.norms = [MaskedNormalization(size, momentum, f"bn{n + 1}") for n, size in enumerate((FILTERS, FILTERS, 1))]
         self.activations = [keras.activations.elu, keras.activations.elu, keras.activations.sigmoid]
         self.crop = keras.layers.Cropping2D(BORDER_PX)
         self.noise = keras.layers.GaussianNoise(NOISE_STD, seed=seeds[3])
-        for convolution, norm, before in zip(self.convolutions, self.norms, (bands, FILTERS, FILTERS), strict=True):
+        for convolution, before in zip(self.convolutions, (bands, FILTERS, FILTERS), strict=True):
             convolution.build((None, None, None, before))
-            norm.build((None, None, None, convolution.filters))
         self.built = True
 
     def scalar(self, pixels: Any, valid: Any = None, training: bool = False) -> Any:
         """``(n, y, x, band)`` to ``(n, y, x, 1)``."""
         layer = pixels
         for convolution, norm, activation in zip(self.convolutions, self.norms, self.activations, strict=True):
-            layer = activation(norm(convolution(layer), training=training, mask=valid))
+            layer = activation(norm(convolution(layer), valid, training=training))
         return layer
 
     def call(self, pixels: Any, valid: Any, training: bool = False) -> Any:
@@ -213,4 +245,4 @@ def _pointwise(name: str, filters: int, seed: int) -> Any:
 
 
 def _differences(steps: list[Any]) -> list[Any]:
-    return [step - before for step, before in zip(steps, [0.0, *steps[:-1]], strict=True)]
+    return [step - before for step, before in zip(steps, [0.0, *steps][:-1], strict=True)]
