@@ -375,3 +375,21 @@ def test_the_real_overlap_is_the_same_from_both_sides(real_data):
     first, last = (whole(open_scene(real_data / "haiti", bands="rgbn", overlap=rule)) for rule in ("first", "last"))
     assert np.array_equal(first.data, last.data)
     assert np.array_equal(first.valid, last.valid)
+
+
+def test_overviews_of_masks_and_of_resampled_files(tmp_path):
+    keep = np.ones(SHAPE, bool)
+    keep[:, :40] = False
+    write_raster(tmp_path / "a.tif", CODE, mask=keep)
+    assert abs(open_scene(tmp_path / "a.tif", bands="rgb").overview(20).valid.mean() - 0.5) < 0.06
+    # A file of half the pixel size to the right of the first one.
+    fine = position_code((120, 160), 3)
+    write_raster(tmp_path / "b.tif", fine, affine=shift(GRID, 0, 80) @ Affine.scale(0.5))
+    scene = open_scene(tmp_path, bands="rgb", align="resample")
+    overview = scene.overview(20)
+    assert abs(overview.valid.mean() - 0.75) < 0.06
+    seen = overview.data[0].astype(int) - 1
+    rows, columns = np.divmod(seen[2:-2, 12:-2], 160)
+    step = -(-max(scene.geobox.shape) // 20)
+    assert np.abs(np.diff(rows, axis=0) - 2 * step).max() <= step
+    assert np.abs(np.diff(columns, axis=1) - 2 * step).max() <= step
