@@ -50,7 +50,7 @@ def seams(read: Read, grid: BlockGrid, *, nodata: int = NO_CLASS) -> Seams:
         Returns the labels ``(y, x)`` of a window of the scene. Asked for one block at a time, with one pixel more.
     grid
         The blocks. Inside are the lines further than `overlap_px` from any border, because a cut may have been
-        drawn up to there; all lines inside where a block has none so far in.
+        drawn up to there; all lines inside where overlaps fill the blocks.
 
     Returns
     -------
@@ -222,9 +222,11 @@ def table_scores(table: NDArray[np.integer]) -> TruthScores:
 def _near(core: Window, grid: BlockGrid, axis: int) -> tuple[int, int]:
     """Return the half-open range of lines (line i lies after pixel i of the core) that count as inside."""
     start, stop = (core.y0, core.y1) if axis == 0 else (core.x0, core.x1)
-    first = 0 if start == 0 else grid.overlap_px
-    last = stop - start - 1 - (0 if stop == grid.shape[axis] else grid.overlap_px)
-    return (first, last) if first < last else (0, stop - start - 1)
+    # Where overlaps fill the blocks no line is clear of them, and all have to do.
+    clear = grid.overlap_px if grid.block_px > 2 * grid.overlap_px + 1 else 0
+    first = 0 if start == 0 else clear
+    last = stop - start - 1 - (0 if stop == grid.shape[axis] else clear)
+    return first, max(first, last)
 
 
 def _line_counts(labels: Labels, width: int, inside: tuple[int, int], nodata: int) -> NDArray[np.int64]:

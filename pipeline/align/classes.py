@@ -19,7 +19,7 @@ from pipeline.align.values import Merge
 _MIN_SHARE = 0.001
 _MIN_LOG_ODDS = 0.5
 _MIN_CONTACT_PX = 60
-_MIN_REPLICATION = 0.6
+_MIN_REPLICATION = 0.5
 _MIN_SEPARATION = 4.0
 
 

@@ -30,7 +30,9 @@ def block_offsets(graph: Graph) -> Float:
     return solve_cg(lambda s: lap @ s, right, lap.diagonal())
 
 
-def fixed_effects(graph: Graph, features: Float, group: Int, weight: Float) -> tuple[Float, Float]:
+def fixed_effects(
+    graph: Graph, features: Float, group: Int, weight: Float, *, across_parts: bool = False
+) -> tuple[Float, Float]:
     """Split node features into a part of their group and a part of their block.
 
     Parameters
@@ -41,11 +43,14 @@ def fixed_effects(graph: Graph, features: Float, group: Int, weight: Float) -> t
         ``(N,)``: track or class of each node.
     weight
         ``(N,)``, at least 0.
+    across_parts
+        Groups, as classes do, occur in several connected parts of the graph and tie their offsets to each other.
 
     Returns
     -------
     blocks, groups
-        ``(B, D)`` offsets, 0 on average over each connected part, and ``(G, D)`` weighted means of what remains.
+        ``(B, D)`` offsets, 0 on average over each connected part (over the scene where `across_parts`), and
+        ``(G, D)`` weighted means of what remains.
     """
     n_blocks, n_groups = len(graph.blocks), int(group.max()) + 1
     of_group = sparse.csr_array((weight, (group, graph.node_block)), shape=(n_groups, n_blocks))
@@ -64,7 +69,7 @@ def fixed_effects(graph: Graph, features: Float, group: Int, weight: Float) -> t
     means = group_means(features, group, weight, n_groups)
     right = sums(weight[:, None] * (features - means[group]), graph.node_block, n_blocks)
     blocks = solve_cg(apply, right, diagonal + smooth.diagonal())
-    part = graph.components()
+    part = np.zeros(n_blocks, dtype=np.intp) if across_parts else graph.components()
     blocks -= group_means(blocks, part, np.ones(n_blocks), int(part.max()) + 1)[part]
     return blocks, group_means(features - blocks[graph.node_block], group, weight, n_groups)
 

@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.special import softmax
 
 from pipeline.align.classes import squared_distances
-from pipeline.align.drift import fixed_effects, group_means
+from pipeline.align.drift import fixed_effects
 from pipeline.align.graph import Float, Graph, Int
 
 _ROUNDS = 8
@@ -40,14 +40,11 @@ def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Flo
     weight, quality
         ``(N,)`` weight of a node's features, ``(B,)`` trust in a block's overlaps.
     shift
-        ``(B, D)`` first guess of the block offsets. Offsets of whole disconnected parts stay as they are here:
-        nothing in the overlaps can move them.
+        ``(B, D)`` first guess of the block offsets.
     """
     k = int(label.max()) + 1
     links = couplings(graph, quality)
     places = _places(graph)
-    part = graph.components()[graph.node_block]
-    part_shift = group_means(shift, graph.components(), np.ones(len(shift)), int(part.max()) + 1)
     offsets = shift
     probability = np.eye(k)[label]
     for step in range(_ROUNDS):
@@ -56,8 +53,7 @@ def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Flo
         if step >= 1:
             hard = probability.argmax(axis=1)
             detail = _evaluate(planes, places, hard) - planes[hard, 0]
-            moved, _ = fixed_effects(graph, features - detail - part_shift[part], hard, weight)
-            offsets = moved + part_shift[graph.components()]
+            offsets, _ = fixed_effects(graph, features - detail, hard, weight, across_parts=True)
             planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
         cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
         for _ in range(_SWEEPS):

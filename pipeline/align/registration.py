@@ -105,7 +105,7 @@ def _trend(graph: Graph, offsets: Float, inside: np.typing.NDArray[np.bool_]) ->
         return np.zeros((3, dims)), float(dims)
     plane, *_ = np.linalg.lstsq(at, offsets[inside], rcond=None)
     residual = offsets[inside] - at @ plane
-    return plane, float(np.mean(np.einsum("bd,bd->b", residual, residual))) + dims
+    return np.asarray(plane, dtype=np.float64), float(np.mean(np.einsum("bd,bd->b", residual, residual))) + dims
 
 
 def _shares(features: Float, weight: Float, centres: Float) -> Float:

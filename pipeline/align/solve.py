@@ -14,7 +14,7 @@ Prediction strength as the measure of the number of clusters: Tibshirani and Wal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,8 +70,10 @@ def align(
     ready = _prepare(graph)
     limits = _limits(graph, classes)
     ready, flags = _connect(graph, ready, limits, rng)
-    found = _cluster(graph, ready, np.ones(len(graph.node_id), dtype=bool), limits, rng)
-    solved = _infer(graph, ready, found, limits)
+    everywhere = np.ones(len(graph.node_id), dtype=bool)
+    ready = _tie(graph, ready, _cluster(graph, ready, everywhere, limits, rng))
+    found = _cluster(graph, ready, everywhere, limits, rng)
+    solved = _infer(graph, ready, found)
     flags = [*flags, *_warnings(graph, found, solved.probability, ready.quality, classes)]
     return _number(graph, solved.probability, found.merges, tuple(flags))
 
@@ -107,9 +109,12 @@ def _prior_variance(features: Float, graph: Graph) -> float:
 
 
 def _limits(graph: Graph, classes: int | None) -> Limits:
-    """Bound the number of classes by what single blocks found: not under half the typical, not over twice the most."""
+    """Bound the number of classes by what single blocks found.
+
+    Not under three quarters of the typical, because blocks may split classes; not over twice the most.
+    """
     sizes = np.bincount(graph.node_block)
-    return Limits(max(1, min(2, int(sizes.max())), round(float(np.median(sizes)) / 2)), 2 * int(sizes.max()), classes)
+    return Limits(max(min(2, int(sizes.max())), round(0.75 * float(np.median(sizes)))), 2 * int(sizes.max()), classes)
 
 
 def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator) -> tuple[_Prepared, list[str]]:
@@ -119,10 +124,9 @@ def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Gene
         return ready, []
     found = _cluster(graph, ready, part[graph.node_block] == 0, limits, rng)
     features = ready.features - ready.offsets[graph.node_block]
-    label = found.assign(squared_distances(features, found.centres))
+    label = _label(graph, ready, found)
     first = (part[graph.node_block] == 0) & (ready.weight > 0)
-    names = found.classes
-    means = group_means(features[first], np.searchsorted(names, label[first]), ready.weight[first], len(names))
+    means = group_means(features[first], label[first], ready.weight[first], len(found.classes))
     shifts, margins = register(graph, features, ready.weight, means, ready.offsets, rng)
     flags = [
         f"{int(np.sum(part == c))} block(s) around {graph.blocks[int(np.argmax(part == c))]} touch no others; their "
@@ -130,7 +134,7 @@ def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Gene
         for c, margin in margins
         if margin < 0.05
     ]
-    return _Prepared(ready.features, ready.offsets + shifts, ready.track, ready.weight, ready.quality), flags
+    return replace(ready, offsets=ready.offsets + shifts), flags
 
 
 def _cluster(
@@ -150,9 +154,21 @@ def _cluster(
     return reduce_clusters(graph, features, weight, centres, limits)
 
 
-def _infer(graph: Graph, ready: _Prepared, found: Clusters, limits: Limits) -> Assignment:
+def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:
+    """Return ``(N,)`` the class of each node by its features alone, 0..K-1."""
     features = ready.features - ready.offsets[graph.node_block]
-    label = np.searchsorted(found.classes, found.assign(squared_distances(features, found.centres)))
+    return np.searchsorted(found.classes, found.assign(squared_distances(features, found.centres)))
+
+
+def _tie(graph: Graph, ready: _Prepared, found: Clusters) -> _Prepared:
+    """Fit the block offsets again, on classes, which reach further than tracks and tie parts that are apart."""
+    label = _label(graph, ready, found)
+    offsets, _ = fixed_effects(graph, ready.features, label, ready.weight, across_parts=True)
+    return replace(ready, offsets=offsets)
+
+
+def _infer(graph: Graph, ready: _Prepared, found: Clusters) -> Assignment:
+    label = _label(graph, ready, found)
     return infer(graph, ready.features, label, ready.weight, ready.quality, ready.offsets)
 
 

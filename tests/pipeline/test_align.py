@@ -1,0 +1,244 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.align.simulator import SCENARIOS, Scenario, node_scores, permute, simulate
+from pipeline.align import Alignment, BlockSignature, Overlap, align
+from pipeline.metrics import overlap_disagreement, table_scores
+
+
+def _score(mosaic, found):
+    true, given_ids, pixels = node_scores(mosaic, found)
+    table = np.zeros((int(given_ids.max()) + 1, int(true.max()) + 1), dtype=np.int64)
+    np.add.at(table, (given_ids, true), pixels)
+    return table_scores(table).ari
+
+
+def _block(index, features, pixels=None, ids=None):
+    n = len(features)
+    features = np.asarray(features, dtype=np.float32)
+    return BlockSignature(
+        index,
+        np.arange(n) if ids is None else np.asarray(ids),
+        np.asarray(pixels if pixels is not None else [400 + 10 * i for i in range(n)]),
+        features,
+        np.full(features.shape, 0.5, dtype=np.float32),
+    )
+
+
+def _overlap(a, b, table, dims=3):
+    return Overlap(a, b, np.asarray(table), np.zeros(dims, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("clean", 0.98), ("std", 0.9), ("drift3", 0.9), ("heavy", 0.75), ("islands", 0.85), ("cdrift", 0.9)],
+)
+def test_classes_are_found_again(name, least):
+    mosaic = simulate((12, 12), SCENARIOS[name], seed=3)
+    found = align(mosaic.signatures, mosaic.overlaps)
+    assert _score(mosaic, found) > least
+    assert 6 <= len(found.classes) <= 16
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3, 4), (1, 6)])
+@pytest.mark.parametrize("name", ["clean", "drift3"])
+def test_small_mosaics_of_large_blocks(counts, name):
+    scores = []
+    for seed in (1, 2):
+        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=96)
+        found = align(mosaic.signatures, mosaic.overlaps)
+        scores.append(_score(mosaic, found))
+        most = max(len(s.ids) for s in mosaic.signatures)
+        assert 3 <= len(found.classes) <= 2 * most
+    assert np.mean(scores) > 0.85
+
+
+def test_asking_for_a_number_of_classes_gives_it():
+    mosaic = simulate((8, 8), SCENARIOS["std"], seed=1)
+    for classes in (3, 8):
+        found = align(mosaic.signatures, mosaic.overlaps, classes=classes)
+        assert len(found.classes) == classes
+    few = align(mosaic.signatures, mosaic.overlaps, classes=3)
+    assert any("were joined to keep to the number" in flag for flag in few.flags)
+    many = align([_block((0, 0), [[0.0]]), _block((0, 1), [[0.1]])], [], classes=5)
+    assert any("5 classes were asked for" in flag for flag in many.flags)
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 1000), name=st.sampled_from(["std", "islands", "heavy"]))
+def test_names_and_order_of_the_input_change_nothing(seed, name):
+    mosaic = simulate((4, 5), SCENARIOS[name], seed=seed % 7)
+    first = align(mosaic.signatures, mosaic.overlaps)
+    signatures, overlaps, new_names = permute(mosaic, seed)
+    again = align(signatures, overlaps)
+    assert again.classes == first.classes
+    assert again.flags == first.flags
+    for index, labels in mosaic.labels.items():
+        names = np.append(new_names[index], 255).astype(np.uint8)
+        renamed = names[np.where(labels == 255, len(names) - 1, labels)]
+        assert again.apply(index, renamed).tobytes() == first.apply(index, labels).tobytes()
+        ids = next(s.ids for s in mosaic.signatures if s.index == index)
+        np.testing.assert_array_equal(again.posterior[index][new_names[index][ids]], first.posterior[index][ids])
+
+
+def test_overlaps_match_what_features_cannot():
+    # Radiometry moves the second block by as much as classes differ: features alone would match 0 with 1.
+    base = np.array([[0.0, 0, 0], [4, 0, 0], [0, 4, 0], [8, 8, 8]])
+    signatures = [_block((0, x), base + np.array([4 * x, 0, 0])) for x in range(3)]
+    tables = np.diag([80, 60, 50, 40]) + 1
+    overlaps = [_overlap((0, x), (0, x + 1), tables) for x in range(2)]
+    found = align(signatures, overlaps)
+    assert len(found.classes) == 4
+    for x in (1, 2):
+        np.testing.assert_array_equal(found.lookup[0, x], found.lookup[0, 0])
+
+
+def test_measured_offsets_are_removed():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(4, 3)) * 3
+    offsets = {(y, x): rng.normal(size=3) * 9 for y, x in itertools.product(range(3), range(3))}
+    signatures = [_block(i, base + o + rng.normal(size=(4, 3)) * 0.05) for i, o in offsets.items()]
+    # Half of the overlap's pixels disagree, so that the offsets have to do the work.
+    table = np.full((4, 4), 10) + np.diag([12, 12, 12, 12])
+    pairs = [(a, b) for a in offsets for b in offsets if (b[0] - a[0], b[1] - a[1]) in ((0, 1), (1, 0))]
+    overlaps = [Overlap(a, b, table, (offsets[a] - offsets[b]).astype(np.float32), 50.0) for a, b in pairs]
+    found = align(signatures, overlaps, classes=4)
+    for table_of in found.lookup.values():
+        np.testing.assert_array_equal(table_of, found.lookup[0, 0])
+
+
+def test_classes_that_one_block_split_come_together():
+    base = np.array([[0.0, 0, 0], [6, 0, 0], [0, 6, 0]])
+    whole = [_block((0, x), base, pixels=[900, 600, 500]) for x in (0, 2)]
+    split = _block((0, 1), np.vstack([base, base[:1] + 0.1]), pixels=[450, 600, 500, 440])
+    table = np.array([[60, 0, 0, 50], [0, 70, 0, 0], [0, 0, 65, 0]])
+    found = align([*whole, split], [_overlap((0, 0), (0, 1), table), _overlap((0, 1), (0, 2), table.T)])
+    assert len(found.classes) == 3
+    assert found.lookup[0, 1][0] == found.lookup[0, 1][3]
+
+
+def test_look_alikes_stay_apart_where_overlaps_tell_them_apart():
+    # Blocks agree perfectly which is which, and the two lie beside each other in every overlap.
+    rng = np.random.default_rng(1)
+    base = np.array([[0.0, 0, 0], [1.0, 0, 0], [0, 6, 0]])
+    cells = list(itertools.product(range(4), range(4)))
+    signatures = [_block(i, base + rng.normal(size=(3, 3)) * 0.1) for i in cells]
+    pairs = [(a, b) for a in cells for b in cells if (b[0] - a[0], b[1] - a[1]) in ((0, 1), (1, 0))]
+    found = align(signatures, [_overlap(a, b, np.diag([90, 80, 70])) for a, b in pairs])
+    assert len(found.classes) == 3
+    # The same two classes, but what one block calls one the other calls the other half of the time.
+    mixed = np.array([[45, 45, 0], [40, 40, 0], [0, 0, 70]])
+    assert len(align(signatures, [_overlap(a, b, mixed) for a, b in pairs]).classes) == 2
+
+
+def test_one_block_keeps_its_classes_by_size():
+    found = align([_block((2, 3), [[0.0], [1.0], [2.0]], pixels=[5, 50, 20], ids=[1, 4, 7])], [])
+    assert found.lookup[2, 3].tolist() == [255, 2, 255, 255, 0, 255, 255, 1]
+    assert [c.pixels for c in found.classes] == [50, 20, 5]
+    assert found.posterior[2, 3].tolist() == [0, 1, 0, 0, 1, 0, 0, 1]
+    assert found.apply((2, 3), np.array([[4, 7], [1, 255]], np.uint8)).tolist() == [[0, 1], [2, 255]]
+    with pytest.raises(KeyError, match=r"local id 2 of block \(2, 3\) was not aligned"):
+        found.apply((2, 3), np.array([2], np.uint8))
+
+
+def test_blocks_apart_are_matched_by_features():
+    base = np.array([[0.0, 0, 0], [6, 0, 0], [0, 6, 0], [0, 0, 6]])
+    order = np.array([2, 0, 3, 1])
+    near = [_block((0, x), base) for x in range(3)]
+    far = _block((9, 9), base[order] + 0.2)
+    overlaps = [_overlap((0, x), (0, x + 1), np.diag([90, 80, 70, 60])) for x in range(2)]
+    found = align([*near, far], overlaps)
+    np.testing.assert_array_equal(found.lookup[9, 9], found.lookup[0, 0][order])
+
+
+def test_classes_without_features_follow_their_overlaps():
+    base = np.array([[0.0, 0, 0], [6, 0, 0], [0, 6, 0]])
+    blank = base.copy()
+    blank[1] = np.nan
+    signatures = [_block((0, 0), base), _block((0, 1), blank), _block((0, 2), base)]
+    overlaps = [_overlap((0, x), (0, x + 1), np.diag([90, 80, 70])) for x in range(2)]
+    found = align(signatures, overlaps)
+    np.testing.assert_array_equal(found.lookup[0, 1], found.lookup[0, 0])
+    nothing = [_block((0, x), np.full((2, 3), np.nan)) for x in range(2)]
+    assert len(align(nothing, [_overlap((0, 0), (0, 1), np.diag([90, 80]))]).classes) >= 1
+
+
+def test_bad_blocks_are_flagged():
+    mosaic = simulate((6, 6), Scenario(), seed=2)
+    confused = [
+        Overlap(o.a, o.b, np.full_like(o.table, 20), o.delta, o.weight) if (2, 2) in (o.a, o.b) else o
+        for o in mosaic.overlaps
+    ]
+    found = align(mosaic.signatures, confused)
+    assert any("hardly agree with their neighbours" in flag and "(2, 2)" in flag for flag in found.flags)
+
+
+def test_posteriors_rank_wrong_nodes_below_right_ones():
+    mosaic = simulate((12, 12), SCENARIOS["heavy"], seed=1)
+    found = align(mosaic.signatures, mosaic.overlaps, classes=8)
+    true, given_ids, _ = node_scores(mosaic, found)
+    sure = np.concatenate([found.posterior[s.index][s.ids] for s in mosaic.signatures])
+    majority = np.array([np.bincount(true[given_ids == g], minlength=8).argmax() for g in range(8)])
+    right = majority[given_ids] == true
+    assert roc_auc_score(right, sure) > 0.8
+
+
+def test_disagreement_is_near_what_true_classes_would_have():
+    mosaic = simulate((8, 8), SCENARIOS["std"], seed=4)
+    found = align(mosaic.signatures, mosaic.overlaps)
+    oracle = {s.index: np.full(s.ids.max() + 1, 255, np.uint8) for s in mosaic.signatures}
+    for s in mosaic.signatures:
+        oracle[s.index][s.ids] = mosaic.node_truth[s.index]
+    best = overlap_disagreement(Alignment(oracle, {}, {}, ()), mosaic.signatures, mosaic.overlaps)
+    assert overlap_disagreement(found, mosaic.signatures, mosaic.overlaps) < best + 0.05
+
+
+def test_json_and_arrays_come_back():
+    mosaic = simulate((3, 3), SCENARIOS["std"], seed=1, block_px=64)
+    found = align(mosaic.signatures, mosaic.overlaps)
+    again = Alignment.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.classes == found.classes
+    assert again.merges == found.merges
+    assert again.flags == found.flags
+    for index, table in found.lookup.items():
+        assert again.lookup[index].dtype == table.dtype
+        np.testing.assert_array_equal(again.lookup[index], table)
+        np.testing.assert_allclose(again.margin[index], found.margin[index], atol=1e-6)
+    for value in (mosaic.signatures[0], mosaic.overlaps[0]):
+        copy = type(value).from_arrays(value.to_arrays())
+        assert copy.to_arrays().keys() == value.to_arrays().keys()
+        for key, array in value.to_arrays().items():
+            np.testing.assert_array_equal(copy.to_arrays()[key], array)
+
+
+def test_over_255_classes_take_two_bytes():
+    found = align([_block((0, 0), np.arange(256.0)[:, None], pixels=[9] * 256)], [])
+    assert found.lookup[0, 0].dtype == np.uint16
+    assert found.no_class == 65535
+    assert sorted(found.lookup[0, 0].tolist()) == list(range(256))
+
+
+def test_what_does_not_fit_is_refused():
+    one = _block((0, 0), [[0.0], [1.0]])
+    with pytest.raises(ValueError, match="at least one block; got none"):
+        align([], [])
+    with pytest.raises(ValueError, match="each block once"):
+        align([one, one], [])
+    with pytest.raises(ValueError, match="must have one length"):
+        align([one, _block((0, 1), [[0.0, 1.0]])], [])
+    with pytest.raises(ValueError, match=r"must fit the signatures; got a table \(2, 3\)"):
+        align([one, _block((0, 1), [[0.0]])], [_overlap((0, 0), (0, 1), np.ones((2, 3)), dims=1)])
+    with pytest.raises(ValueError, match="`classes` must be at least 1; got 0"):
+        align([one], [], classes=0)
+    with pytest.raises(ValueError, match="one row for each"):
+        _block((0, 0), [[0.0]], pixels=[1, 2])
+    with pytest.raises(ValueError, match="ascending and unique"):
+        _block((0, 0), [[0.0], [1.0]], ids=[1, 1])
+    with pytest.raises(ValueError, match="must join two blocks"):
+        _overlap((0, 0), (0, 0), np.ones((2, 2)))
