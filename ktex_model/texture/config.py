@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONTEXT_PX = 32
+CONTEXT_PX = 36
 """Receptive radius of the mask network; a multiple of its coarsest stride, no smaller than an impulse test finds."""
 
 

@@ -121,6 +121,8 @@ def fit_network(
         optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.05),
     )
+    # Built outside the graph: variables that are made while it is traced cost a second trace.
+    net.optimizer.build(net.trainable_variables)
     rng = np.random.default_rng((seed, 13))
     gain = (rotation.basis / rotation.scale).astype(np.float32)
     losses: list[float] = []

@@ -12,6 +12,9 @@ from ktex_model.texture.clustering import Ints, kmeans, merge_to, mutual_informa
 from ktex_model.texture.features import standardise
 from ktex_model.texture.filters import Floats, blur
 
+START_RUNS = 6
+"""How often `choose` alternates: once from each start, and once on many classes before they are merged."""
+
 RANK_PX = (16, 32)
 """Distances over which labels should tell about each other."""
 

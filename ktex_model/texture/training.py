@@ -17,7 +17,7 @@ from ktex_model.texture.filters import Floats, pick, pool
 from ktex_model.texture.generators import fit_generators
 from ktex_model.texture.model import TextureModel
 from ktex_model.texture.network import fit_network
-from ktex_model.texture.starts import Context, choose
+from ktex_model.texture.starts import START_RUNS, Context, choose
 
 WINDOW_PX = 512
 """Side of the windows that are drawn from samples that are larger than `TextureConfig.fit_px`."""
@@ -27,6 +27,9 @@ PATCH_PX = 128
 
 LOSS_PX = 16
 """Side of the windows in which the simulated image is compared."""
+
+SIMULATED_PX = 256
+"""Of each sample the upper left corner of this side is simulated for the loss."""
 
 
 @dataclass
@@ -104,7 +107,7 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         If the samples do not have the config's bands, hold no valid pixel, or hold valid pixels that are not finite.
     """
     check_samples(samples, config)
-    log = _Log(6 + config.refine_rounds + config.steps, progress)
+    log = _Log(START_RUNS + (config.refine_rounds > 0) + 1 + config.steps, progress)
     samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
@@ -129,8 +132,8 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     log.step(loss)
     targets = maps if cells.stride == 2 else [pick(laid, 2) for laid in maps]
     fitted, losses = fit_network(samples, targets, rotation, config, seed, lambda _, value: log.step(value))
-    log.stage("network", config.steps, losses=losses)
     model = TextureModel(config, rotation, fitted, generators, share)
+    log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, full))
     history = History(
         preset=config.preset,
         stop_reason=f"{settled}; the mask network ran its {config.steps} steps.",
@@ -258,7 +261,7 @@ def simulation_loss(model: TextureModel, bank: Bank, labels: Sequence[Ints], see
     """
     total, count = 0.0, 0
     for levels, whole in zip(bank.windows, labels, strict=True):
-        laid = whole[:WINDOW_PX, :WINDOW_PX]
+        laid = whole[:SIMULATED_PX, :SIMULATED_PX]
         seen = laid >= 0
         if not seen.any():
             continue
@@ -269,6 +272,16 @@ def simulation_loss(model: TextureModel, bank: Bank, labels: Sequence[Ints], see
         for a, b in zip(_windows(fake, seen), _windows(real, seen), strict=True):
             total, count = total + float(((a - b) ** 2).sum()), count + a.size
     return total / count
+
+
+def network_agreement(model: TextureModel, samples: Sequence[Sample], labels: Sequence[Ints]) -> float:
+    """Return the share of assigned pixels to which the mask network gives the same class."""
+    same, count = 0, 0
+    for sample, laid in zip(samples, labels, strict=True):
+        predicted = model.predict(sample.image, sample.valid).labels
+        seen = laid >= 0
+        same, count = same + int((predicted == laid)[seen].sum()), count + int(seen.sum())
+    return same / count
 
 
 def _windows(features: Floats, seen: np.ndarray) -> tuple[Floats, Floats]:

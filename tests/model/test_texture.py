@@ -1,0 +1,256 @@
+"""Laws of a trained texture model: it finds textures, sees only its context, and ignores what is not valid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from ktex_model.model import NO_CLASS, Prediction, Sample, Trained
+from ktex_model.texture import TextureConfig, TextureModel, train
+from ktex_model.texture.network import TILE_PX
+
+QUICK = {"steps": 90, "batch": 2, "crop_px": 96, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 5e-3}
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, int], spread: tuple[int, int]) -> NDArray[np.float64]:
+    """White noise averaged over a box of `spread` pixels along y and x, of unit variance."""
+    field = rng.standard_normal((shape[0] + spread[0], shape[1] + spread[1]))
+    for axis, size in enumerate(spread):
+        sums = np.cumsum(field, axis)
+        field = np.take(sums, range(size, sums.shape[axis]), axis) - np.take(sums, range(sums.shape[axis] - size), axis)
+    return (field - field.mean()) / field.std()
+
+
+def scene(bands: int = 4, side: int = 160, seed: int = 0) -> tuple[Sample, NDArray[np.int64]]:
+    """Three textures of one mean colour and contrast: fine grain, lying streaks, coarse blobs."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    truth = np.where(x + 12 * np.sin(y / 25) > side / 2, np.where(y > side / 2, 2, 1), 0)
+    fields = [noise(rng, (side, side), spread) for spread in ((1, 1), (1, 9), (7, 7))]
+    field = np.take_along_axis(np.stack(fields), truth[None], 0)[0]
+    tint = np.linspace(0.8, 1.2, bands)
+    image = 0.4 + 0.08 * field[..., None] * tint + 0.01 * rng.standard_normal((side, side, bands))
+    return Sample(np.clip(image, 0, 1).astype(np.float32), np.ones((side, side), np.bool_)), truth
+
+
+def holed() -> tuple[Sample, NDArray[np.bool_]]:
+    sample, _ = scene(bands=3, side=96)
+    valid = sample.valid.copy()
+    valid[30:50, 20:70] = False
+    valid[80:, :11] = False
+    return Sample(sample.image, valid), ~valid
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return train([scene()[0]], TextureConfig(3, 4, **QUICK))
+
+
+def equal(one: Prediction, other: Prediction) -> bool:
+    return bool((one.labels == other.labels).all() and (one.margin == other.margin).all())
+
+
+def test_separates_textures_of_one_colour_where_colours_cannot(trained: Trained) -> None:
+    sample, truth = scene()
+    by_colour = KMeans(3, n_init=2, random_state=0).fit_predict(sample.image.reshape(-1, 4))
+    assert adjusted_rand_score(truth.ravel(), by_colour) < 0.3
+    ours = trained.model.predict(sample.image, sample.valid)
+    assert adjusted_rand_score(truth.ravel(), ours.labels.ravel()) > 0.8
+    assert set(np.unique(ours.labels)) == {0, 1, 2}
+    assert ours.margin.max() <= 200
+    assert ours.labels.dtype == ours.margin.dtype == np.uint8
+
+
+def test_generalises_to_another_draw_of_the_same_textures(trained: Trained) -> None:
+    sample, truth = scene(seed=5)
+    assert adjusted_rand_score(truth.ravel(), trained.model.predict(sample.image, sample.valid).labels.ravel()) > 0.7
+
+
+def test_a_change_moves_no_label_beyond_the_context(trained: Trained) -> None:
+    model = trained.model
+    image = np.random.default_rng(3).random((224, 224, 4)).astype(np.float32)
+    valid = np.ones((224, 224), np.bool_)
+    before = model.predict(image, valid)
+    reached = 0
+    for y, x in ((112, 113), (109, 110), (111, 112)):
+        changed = image.copy()
+        changed[y, x] += 50.0
+        after = model.predict(changed, valid)
+        moved = (after.margin != before.margin) | (after.labels != before.labels)
+        rows, columns = np.nonzero(moved)
+        assert len(rows)
+        reached = max(reached, int(np.abs(rows - y).max()), int(np.abs(columns - x).max()))
+    assert model.context_px // 2 < reached <= model.context_px
+
+
+def test_labels_hang_on_the_tile_anchor_and_not_on_the_window_read(trained: Trained) -> None:
+    model, context = trained.model, trained.model.context_px
+    rng = np.random.default_rng(4)
+    image = rng.random((TILE_PX + 150, TILE_PX + 161, 4)).astype(np.float32)
+    valid = rng.random(image.shape[:2]) > 0.02
+    inner = slice(45, 45 + TILE_PX + 40), slice(51, 51 + TILE_PX + 30)
+    whole = model.predict(image, valid, inner)
+    tight = slice(45 - context, 45 + TILE_PX + 40 + context), slice(51 - context, 51 + TILE_PX + 30 + context)
+    here = slice(context, context + TILE_PX + 40), slice(context, context + TILE_PX + 30)
+    assert equal(whole, model.predict(image[tight], valid[tight], here))
+    # A tile of its own gives the same labels as within a larger window.
+    second = slice(45 + TILE_PX, 45 + TILE_PX + 40), inner[1]
+    assert (model.predict(image, valid, second).labels == whole.labels[TILE_PX:]).all()
+
+
+def test_beyond_the_image_is_the_same_as_not_valid(trained: Trained) -> None:
+    image = np.random.default_rng(5).random((70, 90, 4)).astype(np.float32)
+    valid = np.ones(image.shape[:2], np.bool_)
+    margin = ((40, 40), (40, 40))
+    padded = trained.model.predict(
+        np.pad(image, (*margin, (0, 0)), constant_values=7.0), np.pad(valid, margin), (slice(40, 110), slice(40, 130))
+    )
+    assert equal(trained.model.predict(image, valid), padded)
+
+
+def test_values_that_are_not_valid_change_nothing_and_trainings_repeat_to_the_bit() -> None:
+    sample, hole = holed()
+    config = TextureConfig(3, 3, **QUICK | {"steps": 4})
+    other = sample.image.copy()
+    other[hole] = np.nan
+    other[hole, 0] = 1e6
+    one, two = train([sample], config), train([Sample(other, sample.valid)], config)
+    for name, tensor in one.model.tensors().items():  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(tensor, two.model.tensors()[name], err_msg=name)  # type: ignore[attr-defined]
+    prediction = one.model.predict(sample.image, sample.valid)
+    assert equal(prediction, one.model.predict(other, sample.valid))
+    assert (prediction.labels[hole] == NO_CLASS).all()
+    assert (prediction.margin[hole] == NO_CLASS).all()
+    assert (prediction.labels[~hole] < 3).all()
+
+
+def test_round_trip_through_tensors(trained: Trained) -> None:
+    model = trained.model
+    assert isinstance(model, TextureModel)
+    config = TextureConfig(**json.loads(json.dumps(dataclasses.asdict(model.config))))
+    again = TextureModel.from_tensors(config, {name: value.copy() for name, value in model.tensors().items()})
+    sample, _ = scene(seed=2)
+    assert equal(model.predict(sample.image, sample.valid), again.predict(sample.image, sample.valid))
+    np.testing.assert_array_equal(model.textures((20, 30), seed=3), again.textures((20, 30), seed=3))
+    assert (again.preset, again.k, again.bands, again.context_px) == ("texture", 3, 4, config.context_px)
+    with pytest.raises(ValueError, match="must hold rotation/mean"):
+        TextureModel.from_tensors(config, {})
+
+
+@pytest.mark.parametrize("bands", [1, 6])
+def test_any_number_of_bands_and_windows_of_any_shape(bands: int) -> None:
+    sample, truth = scene(bands, side=128)
+    cuts = [(slice(0, 128), slice(0, 71)), (slice(0, 61), slice(71, 128)), (slice(61, 128), slice(71, 128))]
+    samples = [Sample(sample.image[cut], sample.valid[cut]) for cut in cuts]
+    model = train(samples, TextureConfig(3, bands, **QUICK)).model
+    labels = model.predict(sample.image, sample.valid).labels
+    assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.6
+    assert model.textures((9, 12)).shape == (3, 9, 12, bands)
+
+
+def test_few_valid_pixels_are_enough() -> None:
+    sample, _ = scene(side=128)
+    valid = np.random.default_rng(0).random((128, 128)) < 0.01
+    config = TextureConfig(4, 4, **QUICK | {"steps": 2})
+    model = train([Sample(sample.image, valid), Sample(sample.image, valid & False)], config).model
+    assert (model.predict(sample.image, valid).labels[valid] < 4).all()
+
+
+def test_an_even_image_is_one_class_and_the_others_stay_empty() -> None:
+    image = np.full((40, 60, 2), 0.3, np.float32)
+    valid = np.ones((40, 60), np.bool_)
+    trained = train([Sample(image, valid)], TextureConfig(5, 2, **QUICK | {"steps": 3}))
+    assert (trained.model.predict(image, valid).labels == 0).all()
+    assert trained.model.tensors()["share"].tolist() == [1, 0, 0, 0, 0]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(trained.model.textures((8, 8)), 0.3, atol=1e-4)
+
+
+def test_classes_are_numbered_from_dark_to_bright() -> None:
+    image = np.repeat(np.array([0.8, 0.2, 0.5], np.float32), 40)[None, :, None] * np.ones((80, 1, 2), np.float32)
+    image += 0.01 * np.random.default_rng(0).standard_normal(image.shape).astype(np.float32)
+    valid = np.ones(image.shape[:2], np.bool_)
+    model = train([Sample(image, valid)], TextureConfig(3, 2, **QUICK)).model
+    labels = model.predict(image, valid).labels
+    assert [int(np.median(labels[:, at])) for at in (20, 60, 100)] == [2, 0, 1]
+
+
+def test_history_tells_why_it_stopped_and_how_well_the_textures_explain(trained: Trained) -> None:
+    history = trained.history
+    assert "assignments" in history.stop_reason
+    assert "90 steps" in history.stop_reason
+    stages = {str(stage["name"]): stage for stage in history.stages}
+    assert list(stages) == ["features", "starts", "refine", "generators", "network"]
+    assert float(str(stages["generators"]["agreement"])) > 0.9
+    losses = stages["network"]["losses"]
+    assert isinstance(losses, list)
+    assert losses[-1] < losses[0]
+    # A flat image with the classes' mean colours is further off: its features are those of no texture at all.
+    assert 0 < history.loss < 0.5
+    json.dumps(dataclasses.asdict(history))
+
+
+def test_large_samples_are_learnt_from_in_windows_and_every_step_is_told() -> None:
+    sample, _ = scene(bands=1, side=160)
+    big = Sample(np.tile(sample.image, (4, 4, 1)), np.ones((640, 640), np.bool_))
+    few = {"steps": 3, "fit_px": 200_000, "rounds": 1, "refine_rounds": 0, "settle": 0.0}
+    calls: list[tuple[int, int, float]] = []
+    history = train(
+        [big], TextureConfig(2, 1, **QUICK | few), seed=4, progress=lambda *call: calls.append(call)
+    ).history
+    assert 0 < int(str(history.stages[0]["pixels"])) <= 512 * 512
+    assert "ended at the limit of 1 rounds" in history.stop_reason
+    assert [call[0] for call in calls] == list(range(1, calls[-1][1] + 1))
+    assert len({call[1] for call in calls}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 1}, "k must be 2 to 128; got 1"),
+        ({"k": 129}, "k must be 2 to 128; got 129"),
+        ({"bands": 0}, "bands must be at least 1"),
+        ({"preset": "paper"}, "preset must be 'texture'"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"settle": -1.0}, "settle must not be negative"),
+        ({"smooth_px": 0.0}, "must be positive"),
+        ({"crop_px": 50}, "multiple of 4"),
+    ],
+)
+def test_config_is_checked(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextureConfig(**{"k": 3, "bands": 4} | change)  # type: ignore[arg-type]
+
+
+def test_k_may_be_128_of_which_most_stay_empty() -> None:
+    image = np.repeat(np.array([0.1, 0.5, 0.9], np.float32), 20)[None, :, None] * np.ones((60, 1, 1), np.float32)
+    valid = np.ones(image.shape[:2], np.bool_)
+    model = train([Sample(image, valid)], TextureConfig(128, 1, **QUICK | {"steps": 1, "rounds": 2})).model
+    used = np.flatnonzero(model.tensors()["share"])  # type: ignore[attr-defined]
+    assert set(np.unique(model.predict(image, valid).labels)) <= set(used.tolist())
+    assert len(used) < 128
+
+
+def test_what_does_not_fit_is_refused(trained: Trained) -> None:
+    sample, _ = scene(bands=2, side=40)
+    config = TextureConfig(2, 2)
+    with pytest.raises(ValueError, match=r"shape \(y, x, 3\)"):
+        train([sample], TextureConfig(2, 3))
+    with pytest.raises(ValueError, match="validity must have the shape"):
+        train([Sample(sample.image, sample.valid[1:])], config)
+    with pytest.raises(ValueError, match="must be finite"):
+        train([Sample(sample.image * np.float32(np.nan), sample.valid)], config)
+    with pytest.raises(ValueError, match="hold a valid pixel; got none in 1"):
+        train([Sample(sample.image, ~sample.valid)], config)
+    with pytest.raises(ValueError, match=r"`image` must have shape \(y, x, 4\)"):
+        trained.model.predict(sample.image, sample.valid)
+    image = np.zeros((40, 40, 4), np.float32)
+    with pytest.raises(ValueError, match="`valid` must have the shape"):
+        trained.model.predict(image, sample.valid[1:])
+    with pytest.raises(ValueError, match="`inner` must lie in an image"):
+        trained.model.predict(image, sample.valid, (slice(0, 41), slice(0, 40)))
