@@ -46,12 +46,12 @@ def test_classes_are_found_again(name, least):
     assert 6 <= len(found.classes) <= 16
 
 
-@pytest.mark.parametrize("counts", [(2, 2), (3, 4), (1, 6)])
+@pytest.mark.parametrize("counts", [(2, 2), (3, 4)])
 @pytest.mark.parametrize("name", ["clean", "drift3"])
 def test_small_mosaics_of_large_blocks(counts, name):
     scores = []
     for seed in (1, 2):
-        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=96)
+        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=64)
         found = align(mosaic.signatures, mosaic.overlaps)
         scores.append(_score(mosaic, found))
         most = max(len(s.ids) for s in mosaic.signatures)
@@ -70,7 +70,7 @@ def test_asking_for_a_number_of_classes_gives_it():
     assert any("5 classes were asked for" in flag for flag in many.flags)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(seed=st.integers(0, 1000), name=st.sampled_from(["std", "islands", "heavy"]))
 def test_names_and_order_of_the_input_change_nothing(seed, name):
     mosaic = simulate((4, 5), SCENARIOS[name], seed=seed % 7)
