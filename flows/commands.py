@@ -148,13 +148,17 @@ def _plain(value: object) -> str:
 
 @contextmanager
 def logging_to(path: Path, verbose: bool) -> Iterator[None]:
-    """Log into a file, and to standard error where `verbose`; an error that leaves knows the file as `log_path`."""
+    """Log, warnings too, into a file, and to standard error where `verbose`.
+
+    An error that leaves the context knows the file as its `log_path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
     if verbose:
         handlers.append(logging.StreamHandler())
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    loggers = [logging.getLogger(name) for name in ("pipeline", "ktex_model", "flows")]
+    loggers = [logging.getLogger(name) for name in ("pipeline", "ktex_model", "flows", "py.warnings")]
+    logging.captureWarnings(True)
     for handler in handlers:
         handler.setFormatter(form)
     for logger in loggers:
@@ -169,6 +173,7 @@ def logging_to(path: Path, verbose: bool) -> Iterator[None]:
         error.log_path = path  # type: ignore[attr-defined]
         raise
     finally:
+        logging.captureWarnings(False)
         for logger in loggers:
             logger.propagate = True
             for handler in handlers:
