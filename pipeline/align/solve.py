@@ -1,9 +1,9 @@
 """One global id for each local id of each block.
 
 Steps: remove what moves a whole block (`drift`), on chains of sure matches (`tracks`); place disconnected parts
-(`registration`); find the classes (`classes`), twice, because block offsets are better known once they are; then decide each node from its features and its neighbours
-(`inference`). Nodes are ordered by content and never by local id, so that the map does not depend on how a model
-happened to number its classes, nor on the order in which blocks were done.
+(`registration`); find the classes (`classes`), twice, because block offsets are better known once they are; then
+decide each node from its features and its neighbours (`inference`). Nodes are ordered by content and never by local
+id, so that the map does not depend on how a model happened to number its classes, nor on the order of the blocks.
 
 References
 ----------

@@ -51,7 +51,7 @@ def test_classes_are_found_again(name, least):
 def test_small_mosaics_of_large_blocks(counts, name):
     scores = []
     for seed in (1, 2):
-        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=64)
+        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=96)
         found = align(mosaic.signatures, mosaic.overlaps)
         scores.append(_score(mosaic, found))
         most = max(len(s.ids) for s in mosaic.signatures)
