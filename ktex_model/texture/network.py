@@ -184,16 +184,20 @@ def _paste_cells(into: NDArray[np.int64], target: NDArray[np.int64], corner: Seq
     into[ty, tx] = target[fy, fx]
 
 
+def _arrays(layer: Any) -> list[NDArray[np.float64]]:
+    from keras import ops
+
+    return [np.asarray(ops.convert_to_numpy(weight.value), np.float64) for weight in layer.weights]
+
+
 def _fold(net: Any, gain: Floats) -> Fitted:
     fitted: Fitted = {}
     for name in (*_LAYERS, "classes"):
-        weights = [np.asarray(value, np.float64) for value in net.get_layer(name).get_weights()]
+        weights = _arrays(net.get_layer(name))
         if name == "classes":
             kernel, bias = weights
         else:
-            scale, shift, mean, variance = (
-                np.asarray(v, np.float64) for v in net.get_layer(f"{name}_norm").get_weights()
-            )
+            scale, shift, mean, variance = _arrays(net.get_layer(f"{name}_norm"))
             factor = scale / np.sqrt(variance + _EPSILON)
             kernel, bias = weights[0] * factor, shift - mean * factor
         if name == "half":
