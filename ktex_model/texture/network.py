@@ -185,9 +185,8 @@ def _paste_cells(into: NDArray[np.int64], target: NDArray[np.int64], corner: Seq
 
 
 def _arrays(layer: Any) -> list[NDArray[np.float64]]:
-    from keras import ops
-
-    return [np.asarray(ops.convert_to_numpy(weight.value), np.float64) for weight in layer.weights]
+    # Called directly, because numpy passes `copy`, which variables of Keras 3.15 do not take.
+    return [np.asarray(weight.__array__(), np.float64) for weight in layer.weights]
 
 
 def _fold(net: Any, gain: Floats) -> Fitted:
