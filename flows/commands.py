@@ -42,7 +42,11 @@ def run_segmentation(
         if work.is_done:
             click.echo(f"ktex: {out} holds this result already; --fresh makes it anew", err=True)
         else:
-            with logging_to(out / LOG, verbose), open_engine(settings) as engine, open_progress() as progress:
+            with (
+                logging_to(out / LOG, verbose),
+                open_engine(settings, work.plan.folders.log) as engine,
+                open_progress() as progress,
+            ):
                 for stage in STAGES:
                     stage(work, engine, partial(progress, stage.title))
         result = work.result()

@@ -88,13 +88,30 @@ def load(directory: str | os.PathLike[str], digest: str | None = None) -> Model:
         If the files are missing, foreign, damaged, or not those that `digest` names.
     """
     config, tensors = weights.read(directory, digest)
+    values = _config_of(directory, config)
+    module, name = _preset(values.preset)
+    model: Model = getattr(module, name).from_tensors(values, tensors)
+    return model
+
+
+def load_config(directory: str | os.PathLike[str], digest: str | None = None) -> PaperConfig | TextureConfig:
+    """Read what a saved model was trained with; checks its files as `load` does, but builds no network.
+
+    Raises
+    ------
+    ValueError
+        If the files are missing, foreign, damaged, or not those that `digest` names.
+    """
+    return _config_of(directory, weights.read(directory, digest)[0])
+
+
+def _config_of(directory: str | os.PathLike[str], config: dict[str, Any]) -> PaperConfig | TextureConfig:
     module, name = _preset(config.get("preset"))
     try:
-        values = getattr(module, name.replace("Model", "Config"))(**config)
-        model: Model = getattr(module, name).from_tensors(values, tensors)
+        values: PaperConfig | TextureConfig = getattr(module, name.replace("Model", "Config"))(**config)
     except TypeError as error:
         raise ValueError(f"{os.fspath(directory)} must hold a config of this release; got {error}") from error
-    return model
+    return values
 
 
 def _preset(name: object) -> tuple[Any, str]:
@@ -117,6 +134,7 @@ __all__ = [
     "TextureConfig",
     "Trained",
     "load",
+    "load_config",
     "save",
     "train",
 ]

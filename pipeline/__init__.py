@@ -1,4 +1,4 @@
-"""Whole scenes into one seamless map of k texture classes: from files or arrays to Zarr and COG, without an orchestrator.
+"""Whole scenes into one seamless map of k texture classes, from files or arrays to Zarr and COG.
 
 >>> from pipeline import Settings, segment          # doctest: +SKIP
 >>> result = segment("quads/", Settings(k=8), "out")  # doctest: +SKIP

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.errors import InputError, RunFailedError
@@ -110,7 +111,8 @@ class DaskEngine:
             pending[future] = item
             return future
 
-        running = as_completed([submit(item) for item in islice(waiting, self.workers * IN_FLIGHT_PER_WORKER)])
+        first = [submit(item) for item in islice(waiting, self.workers * IN_FLIGHT_PER_WORKER)]
+        running = as_completed(first, loop=self._client.loop)
         try:
             for future in running:
                 item = pending.pop(future)
@@ -134,8 +136,11 @@ def limit_threads() -> None:
 
 
 @contextmanager
-def open_engine(settings: Settings) -> Iterator[Engine]:
-    """Open the engine that the settings ask for, and close it at the end."""
+def open_engine(settings: Settings, log: Path | None = None) -> Iterator[Engine]:
+    """Open the engine that the settings ask for, and close it at the end.
+
+    Local worker processes write what they and their libraries have to say into the file `log`, if one is given.
+    """
     limit_threads()
     if settings.scheduler is not None:
         with _connect(settings.scheduler) as engine:
@@ -143,7 +148,7 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
     elif settings.engine == "serial":
         yield SerialEngine()
     else:
-        with _local_cluster(settings.workers or os.cpu_count() or 1) as engine:
+        with _local_cluster(settings.workers or os.cpu_count() or 1, log) as engine:
             yield engine
 
 
@@ -162,8 +167,15 @@ def _connect(address: str) -> Iterator[DaskEngine]:
         yield DaskEngine(client)
 
 
+def _log_to(path: Path) -> None:
+    """Send this process's standard error to a file: TensorFlow writes there whatever it is told."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+
+
 @contextmanager
-def _local_cluster(workers: int) -> Iterator[DaskEngine]:
+def _local_cluster(workers: int, log: Path | None) -> Iterator[DaskEngine]:
     import dask
     from distributed import Client, LocalCluster
 
@@ -181,9 +193,11 @@ def _local_cluster(workers: int) -> Iterator[DaskEngine]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        if log is not None:
+            client.run(_log_to, log.absolute())
         yield DaskEngine(client)

@@ -64,11 +64,13 @@ def find_model(path: Path) -> ModelRef:
             )
         raise InputError(f"--model {path}: holds no model; give the directory of a finished run of mode 'global'")
     try:
-        model = load_model(directory, card["digest"])
+        config = ktex_model.load_config(directory, card["digest"])
         scaling = Scaling.from_json(card["scaling"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"--model {directory}: cannot be read ({error}); give an unchanged run directory") from error
-    return ModelRef(directory, card["digest"], model.preset, model.k, tuple(card["bands"]), model.context_px, scaling)
+    return ModelRef(
+        directory, card["digest"], config.preset, config.k, tuple(card["bands"]), config.context_px, scaling
+    )
 
 
 @lru_cache(maxsize=2)

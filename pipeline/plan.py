@@ -80,9 +80,10 @@ def model_config(settings: Settings, bands: tuple[str, ...]) -> ModelConfig:
     if settings.preset == "paper" and {"R", "G", "B"} <= set(bands):
         options.setdefault("rgb", tuple(bands.index(name) for name in "RGB"))
     try:
-        return kind(k=settings.k, bands=len(bands), **options)
+        config: ModelConfig = kind(k=settings.k, bands=len(bands), **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"options of preset {settings.preset!r}: {error}") from error
+    return config
 
 
 def make_plan(scene: Scene, settings: Settings, out: Path) -> Plan:

@@ -64,7 +64,8 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
         if "counts" in said:
             ids = _global_ids(plan, alignment, block)
             np.add.at(counted, ids, said["counts"])
-            np.add.at(sums, (slice(None), ids), np.asarray(said["sums"]))
+            for band, values in zip(sums, said["sums"], strict=True):
+                np.add.at(band, ids, values)
     used = [int(i) for i in np.flatnonzero(pixels[:NO_CLASS])]
     signatures = {} if alignment is None else {each.id: each.signature for each in alignment.classes}
     return Legend.from_counts(

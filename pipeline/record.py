@@ -194,8 +194,6 @@ class RunRecord(_Part):
         ``done`` (0), ``incomplete`` (3: published, blocks missing), ``failed`` (1) or ``running`` (null).
     error
         What stopped a failed run, in one line.
-    command
-        The command line, if there was one.
     settings, settings_digest
         As given and completed by defaults; sha256 over those that the result depends on.
     """
@@ -209,7 +207,6 @@ class RunRecord(_Part):
     state: State
     exit_code: int | None = None
     error: Annotated[str | None, Redacted] = None
-    command: Annotated[list[str] | None, Redacted] = None
     settings: Annotated[dict[str, JsonValue], Redacted]
     settings_digest: str | None = None
     inputs: list[Input]

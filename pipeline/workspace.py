@@ -93,6 +93,11 @@ class Folders:
         return self.work / "alignment.json"
 
     @property
+    def log(self) -> Path:
+        """What the run and its workers had to say; stays beside the outputs."""
+        return self.root / "run.log"
+
+    @property
     def metrics(self) -> Path:
         """The figures of the map, once measured."""
         return self.work / "metrics.json"
