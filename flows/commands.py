@@ -93,25 +93,23 @@ def show_info(path: Path, *, bands: str | None, as_json: bool) -> int:
 
 
 def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | None) -> int:
-    """Carry out ``ktex check``."""
-    from pipeline.blocks import BlockGrid
-    from pipeline.scene import open_scene
+    """Carry out ``ktex check``: all that `ktex run` checks, and what it would take; nothing is written."""
+    from pipeline.plan import make_plan, project_cost
+    from pipeline.run import open_source
 
     settings = make_settings(given, config)
-    scene = open_scene(
-        sources,
-        bands=settings.bands,
-        mask=settings.mask,
-        aoi=settings.aoi,
-        date=settings.date,
-        overlap=settings.overlap_rule,
-        align=settings.align,
-        tolerance_px=settings.tolerance_px,
-        resampling=settings.resampling,
-    )
-    facts = scene_facts(scene)
-    counts = BlockGrid((facts["shape"][0], facts["shape"][1]), settings.block_px).counts
-    facts["blocks"] = f"{counts[0]} x {counts[1]} of {settings.block_px} px"
+    scene = open_source(sources, settings)
+    plan = make_plan(scene, settings, Path("out"))
+    cost, (rows, columns) = project_cost(plan), plan.grid.counts
+    low, high = (", ".join(f"{value:.4g}" for value in side) for side in (plan.scaling.low, plan.scaling.high))
+    facts = scene_facts(scene) | {
+        "scaling": f"{plan.scaling.name}, from {low} to {high}",
+        "blocks": f"{rows} x {columns} of {settings.block_px} px",
+        "to train": f"{cost['models_trained']} model(s) of {plan.k} classes",
+        "to read": f"{cost['pixels_read'] / 1e6:,.2f} Mpx, {cost['halo_overhead']:.1%} of it twice or more",
+        "memory": f"{cost['memory_bytes'] / 2**20:,.0f} MiB a worker for the largest block, libraries apart",
+        "disk": f"{cost['disk_bytes'] / 2**20:,.0f} MiB at most, before compression",
+    }
     click.echo("\n".join(_lines(facts)))
     return 0
 

@@ -144,6 +144,33 @@ def _fit_scaling(scene: Scene, settings: Settings, view: Pixels) -> Scaling:
     return scaling
 
 
+def project_cost(plan: Plan) -> dict[str, int | float]:
+    """Project what a run will take, from its grid alone.
+
+    Returns
+    -------
+    dict
+        ``blocks`` and ``models_trained``; ``pixels`` of the scene and ``pixels_read`` by prediction; their ratio less
+        one, ``halo_overhead``; ``memory_bytes``, the arrays of the largest block in one worker, which come on top of
+        the libraries; ``disk_bytes``, intermediates and outputs before compression.
+    """
+    read = [block.read.size for block in plan.grid]
+    pixels, wide = plan.grid.shape[0] * plan.grid.shape[1], sum(block.wide.size for block in plan.grid)
+    bands, itemsize = len(plan.scene.bands), plan.scene.dtype.itemsize
+    # Source pixels and their validity, scaled pixels twice (as made, and in the model's order), labels and margins.
+    per_pixel = bands * (itemsize + 2 * 4) + 1 + 2
+    trained = 0 if plan.given is not None else 1 if plan.one_model else len(plan.grid)
+    return {
+        "blocks": len(plan.grid),
+        "models_trained": trained,
+        "pixels": pixels,
+        "pixels_read": sum(read),
+        "halo_overhead": sum(read) / pixels - 1,
+        "memory_bytes": max(read) * per_pixel,
+        "disk_bytes": 2 * wide + 2 * 2 * pixels,
+    }
+
+
 @cache
 def code_version() -> str:
     """Return the version of the program: its release, and a digest of the sources that results depend on."""

@@ -27,7 +27,7 @@ from pipeline.plan import Plan, code_version, make_plan
 from pipeline.predict import compare_pair, predict_block, read_signature
 from pipeline.publish import write_outputs, write_record
 from pipeline.results import Result, open_result
-from pipeline.scene import Source, open_scene, spool
+from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.train import peak_rss_bytes, train_block, train_global
@@ -146,7 +146,7 @@ def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool 
     """
     created, start = datetime.now(UTC), time.perf_counter()
     out = Path(out).expanduser().absolute()
-    plan = make_plan(_open(source, settings), settings, out)
+    plan = make_plan(open_source(source, settings), settings, out)
     manifest = describe_work(plan)
     workspace = Workspace(out, manifest, fresh=fresh)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
@@ -156,7 +156,8 @@ def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool 
     return run
 
 
-def _open(source: Source, settings: Settings) -> Any:
+def open_source(source: Source, settings: Settings) -> Scene:
+    """Open a source as the settings say; raises InputError where it does not make one scene."""
     return open_scene(
         source,
         bands=settings.bands,
