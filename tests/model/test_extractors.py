@@ -109,16 +109,20 @@ def test_features_do_not_depend_on_the_batch(random_extractor):
     np.testing.assert_allclose(extractors.compute_features(network, images[3:4]), whole[3:4], atol=1e-6)
 
 
-def test_training_an_autoencoder_lowers_its_loss_and_repeats(sample):
-    samples = [sample((140, 90), 2), sample((64, 150), 2, seed=1)]
+def test_training_an_autoencoder_lowers_its_loss_and_repeats(sample, monkeypatch):
+    """On fewer and smaller crops than in use; what crops hold is tested below."""
+    monkeypatch.setattr(extractors, "BATCH", 2)
+    monkeypatch.setattr(extractors, "CROP_PX", 64)
+    samples = [sample((140, 90), 2), sample((48, 150), 2, seed=1)]
     seen = []
     trained = [
-        extractors.train_autoencoder(samples, 2, seed=4, steps=12, width=1 / 32, progress=progress)
+        extractors.train_autoencoder(samples, 2, seed=4, steps=20, width=1 / 32, progress=progress)
         for progress in (lambda *now: seen.append(now), None)
     ]
-    (first, losses), (second, _) = trained
+    (first, losses), (second, again) = trained
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
-    assert seen == [(step + 1, 12, loss) for step, loss in enumerate(losses)]
+    assert seen == [(step + 1, 20, loss) for step, loss in enumerate(losses)]
+    assert losses == again
     for name, tensor in first.tensors.items():
         np.testing.assert_array_equal(tensor, second.tensors[name])
     start = extractors.vgg_tensors(extractors.build_encoder(2, 1 / 32, 4))

@@ -1,0 +1,116 @@
+"""Engines give one outcome an item, whatever happens to it, and never hold more than they may."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import IN_FLIGHT_PER_WORKER, Engine, SerialEngine, open_engine
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+
+ITEMS = list(range(20))
+
+
+def square(item: int) -> int:
+    if item == 13:
+        raise ValueError("unlucky")
+    return item * item
+
+
+def fail_once(folder: Path) -> str:
+    marker = folder / "tried"
+    if not marker.exists():
+        marker.touch()
+        raise OSError("not yet")
+    return "done"
+
+
+def environment(_: int) -> tuple[str | None, str | None]:
+    print("worker speaks", file=sys.stderr, flush=True)
+    return os.environ.get("OMP_NUM_THREADS"), os.environ.get("TF_NUM_INTRAOP_THREADS")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "run.log"
+
+
+@pytest.fixture(scope="module")
+def cluster(log: Path) -> Iterator[Engine]:
+    with open_engine(Settings(workers=2), log) as engine:
+        yield engine
+
+
+def check_outcomes(engine: Engine) -> None:
+    outcomes = {outcome.item: outcome for outcome in engine.map(square, ITEMS, retries=0)}
+    assert sorted(outcomes) == ITEMS
+    assert isinstance(outcomes[13].error, ValueError)
+    assert outcomes[13].result is None
+    assert all(outcomes[i].result == i * i and outcomes[i].error is None for i in ITEMS if i != 13)
+
+
+def test_serial_outcomes() -> None:
+    check_outcomes(SerialEngine())
+    assert [outcome.item for outcome in SerialEngine().map(square, ITEMS)] == ITEMS
+
+
+def test_serial_tries_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (outcome,) = SerialEngine().map(fail_once, [tmp_path])
+    assert outcome.result == "done"
+    assert "trying again" in caplog.text
+
+
+@pytest.mark.dask
+def test_dask_outcomes(cluster: Engine) -> None:
+    assert cluster.workers == 2
+    check_outcomes(cluster)
+
+
+@pytest.mark.dask
+def test_dask_tries_again(cluster: Engine, tmp_path: Path) -> None:
+    (outcome,) = cluster.map(fail_once, [tmp_path])
+    assert outcome.result == "done"
+
+
+@pytest.mark.dask
+def test_submission_is_bounded(cluster: Engine) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(50):
+            taken += 1
+            yield item if item != 13 else 0
+
+    for ended, _ in enumerate(cluster.map(square, items()), 1):
+        assert taken <= ended + cluster.workers * IN_FLIGHT_PER_WORKER
+    assert taken == 50
+
+
+@pytest.mark.dask
+def test_workers_have_one_thread_and_speak_into_the_log(cluster: Engine, log: Path) -> None:
+    (outcome,) = cluster.map(environment, [0])
+    assert outcome.result == ("1", "1")
+    assert "worker speaks" in log.read_text()
+
+
+@pytest.mark.dask
+def test_an_existing_scheduler_is_used(cluster: Engine) -> None:
+    address = cluster._client.scheduler.address  # type: ignore[attr-defined]
+    with open_engine(Settings(scheduler=address)) as engine:
+        assert engine.workers == 2
+        check_outcomes(engine)
+
+
+@pytest.mark.dask
+def test_a_scheduler_that_does_not_answer_is_named() -> None:
+    with (
+        pytest.raises(InputError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"),
+        open_engine(Settings(scheduler="tcp://127.0.0.1:9")),
+    ):
+        pass
