@@ -5,6 +5,7 @@ The tests hold on every backend: ``KERAS_BACKEND=jax .venv/bin/python -m pytest 
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -25,14 +26,34 @@ def make_sample(shape=(128, 128), bands=4, seed=0):
     return Sample(make_scene(shape, bands, seed), np.ones(shape, bool))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scene():
     return make_scene
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample():
     return make_sample
+
+
+def find_gradient(function, point):
+    """Gradient of the sum of what `function` gives, by the backend's own means."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda held: function(held).sum())(jax.numpy.asarray(point)))
+    import tensorflow as tf
+
+    held = tf.convert_to_tensor(point)
+    with tf.GradientTape() as tape:
+        tape.watch(held)
+        total = tf.reduce_sum(function(held))
+    return tape.gradient(total, held).numpy()
+
+
+@pytest.fixture(scope="session")
+def gradient():
+    return find_gradient
 
 
 @pytest.fixture(scope="session")

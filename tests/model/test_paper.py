@@ -124,6 +124,28 @@ def test_step_network_has_the_published_layers():
     assert nets.STEEPNESS == 5000
 
 
+def test_step_network_is_that_of_keras_layers_behind_a_hard_sigmoid():
+    tensors = step_tensors(6)
+    layers, names = [keras.Input((1, None, 1))], []
+    for number in (1, 2):
+        layers += [keras.layers.Conv2D(64, 1), keras.layers.BatchNormalization(), keras.layers.ELU()]
+        layers.append(keras.layers.Dropout(0.05))
+        names += [(f"conv{number}", ("kernel", "bias"))]
+        names += [(f"bn{number}", ("gamma", "beta", "moving_mean", "moving_variance"))]
+    oracle = keras.Sequential([*layers, keras.layers.Conv2D(1, 1)])
+    held = [*names, ("conv3", ("kernel", "bias"))]
+    oracle.set_weights([tensors[f"step/{layer}/{part}"] for layer, parts in held for part in parts])
+    grid = np.linspace(-1, 1.5, 2000, dtype=np.float32).reshape(1, 1, -1, 1)
+    layer = make_discretisation(6)
+    expected = numbers(oracle(grid))
+    np.testing.assert_allclose(numbers(layer.step(grid, training=False)), expected, atol=1e-6)
+    near = (5 / 6 + np.linspace(-1e-3, 1e-3, 500)).astype(np.float32).reshape(1, 1, -1, 1)
+    # 5000 times the rounding of float32.
+    np.testing.assert_allclose(numbers(layer.steps(near)), np.clip(5000 * numbers(oracle(near)), 0, 1), atol=0.02)
+    dropped = [numbers(layer.step(grid, training=True)) for _ in range(2)]
+    assert (dropped[0] != dropped[1]).any()
+
+
 @pytest.mark.parametrize("k", [2, 3, 6, 128])
 def test_step_network_steps_once_and_sharply(k):
     layer = make_discretisation(k)
@@ -149,6 +171,17 @@ def test_masks_are_equal_bins_of_the_scalar(k):
     assert clear.mean() > 0.8
     expected = np.eye(k)[np.floor(position).astype(int)]
     np.testing.assert_allclose(masks[clear], expected[clear], atol=1e-6)
+
+
+def test_gradient_flows_through_the_steep_part_only(gradient):
+    """The published step is hard backward too: a pixel amid its bin teaches the mask network nothing."""
+    layer = make_discretisation(3)
+    scalar = np.float32([0.1, 0.5, 0.9, 1 / 3, 2 / 3]).reshape(1, 1, 5, 1)
+    height = np.float32([1, 2, 4])
+    found = gradient(lambda held: layer(held) * height, scalar).ravel()
+    assert (found[:3] == 0).all()
+    # From bin to bin the weighted sum rises by 1 and by 2, along ramps of 1 / 5000.
+    np.testing.assert_allclose(found[3:], [5000, 10_000], rtol=0.3)
 
 
 def test_the_frozen_network_learns_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import ktex_model
+from ktex_model.extractors import Extractor
 from ktex_model.model import Sample
 from ktex_model.paper import PaperConfig, PaperModel, training
 from ktex_model.paper import networks as nets
@@ -46,8 +48,8 @@ def make_model(image, k=3, seed=0):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model(make_scene((300, 270), 2))
+def model(scene):
+    return make_model(scene((300, 270), 2))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,37 @@ def test_loss_is_the_mean_squared_difference_of_both_features(random_extractor):
     trained = {weight.path.split("/")[0] for weight in simulator.trainable_weights}
     assert len(simulator.trainable_weights) == 3 * 4 + 5 * 2 + 4 * 2
     assert not any("block" in path or "step" in path for path in trained)
+
+
+def test_both_parts_of_the_loss_are_set_up_from_the_config(sample, random_extractor, monkeypatch):
+    asked = []
+    vgg, own = random_extractor(3, 1 / 32), random_extractor(4, 1 / 32, seed=1)
+    vgg = Extractor("imagenet", 3, 1 / 32, vgg.tensors)
+
+    def fake_training(samples, bands, seed, steps, width):
+        asked.append((bands, seed, steps, width))
+        return own, [2.0, 1.0]
+
+    monkeypatch.setattr(training.extractors, "imagenet", lambda source: asked.append(source) or vgg)
+    monkeypatch.setattr(training.extractors, "train_autoencoder", fake_training)
+    tiles = training.cut_tiles([sample()], 4)
+    config = PaperConfig(rgb=(2, 1, 0), autoencoder_steps=2, autoencoder_width=0.5)
+    features, stages = training._frozen_features([sample()], tiles, config, 8)
+    assert asked == ["keras", (4, 8, 2, 0.5)]
+    assert [(part.name, part.bands) for part in features] == [("imagenet", (2, 1, 0)), ("planet", (0, 1, 2, 3))]
+    for part, extractor, seen in zip(features, (vgg, own), ([2, 1, 0], [0, 1, 2, 3]), strict=True):
+        expected = extractor.build().predict_on_batch(tiles.images[:, 4:-4, 4:-4][..., seen])
+        np.testing.assert_allclose(part.targets, np.asarray(expected), atol=1e-6)
+        assert part.targets.std() > 0
+    told = {stage["name"]: stage for stage in stages}
+    assert told["imagenet extractor"]["source"] == "Keras"
+    assert told["planet extractor"]["source"] == "trained on the samples of this model"
+    assert (told["planet extractor"]["losses"], told["planet extractor"]["steps"]) == ([2.0, 1.0], 2)
+    assert told["target features"]["steps"] == 1
+    without = PaperConfig(imagenet_weights="none")
+    features, stages = training._frozen_features([sample()], tiles, without, 8)
+    assert [part.name for part in features] == ["planet"]
+    assert stages[0]["source"].startswith("off: imagenet_weights is none")
 
 
 def test_simulated_tiles_are_the_sum_of_masks_times_textures(config):
@@ -119,7 +152,11 @@ def test_equal_seeds_give_equal_bytes_and_history_says_what_was_done(config, sam
     assert sources["imagenet extractor"].startswith("off: no red, green and blue")
     assert sources["planet extractor"] == config.autoencoder
     json.dumps([*history.stages])
+    assert ktex_model.load_config(tmp_path / "0", digests[0]) == config
+    with pytest.raises(ValueError, match="must have digest"):
+        ktex_model.load_config(tmp_path / "0", "0" * 64)
     again = ktex_model.load(tmp_path / "0", digests[0])
+    assert again.config == config
     seen = sample((140, 150), bands=2)
     for one, other in zip(
         (trained.model.predict(seen.image, seen.valid), trained.model.textures((20, 20))),
@@ -131,12 +168,13 @@ def test_equal_seeds_give_equal_bytes_and_history_says_what_was_done(config, sam
 
 def fake_simulator(losses):
     """Stand in for the network: the weights count the steps, the losses are given."""
-    held = SimpleNamespace(parts=[], steps=0)
+    held = SimpleNamespace(parts=[], steps=0, noise=[])
     held.learnt_tensors = lambda: {"step": np.array(held.steps)}
     held.reset_metrics = lambda: None
 
     def step(batch, return_dict):
         held.steps += 1
+        held.noise.append(np.asarray(batch["noise"]).tobytes())
         return {"loss": losses[held.steps - 1]}
 
     held.train_on_batch = step
@@ -156,6 +194,17 @@ def test_the_weights_of_the_lowest_loss_are_kept(losses, patience, kept, ran, re
     best, seen, _, why = training._descend(fake_simulator(losses), [{}], config, 0, None)
     assert int(best["step"]) == kept
     assert (seen, why) == (losses[:ran], reason)
+
+
+def test_one_draw_of_noise_serves_all_tiles_of_an_epoch():
+    simulator = fake_simulator([3.0] * 6)
+    training._descend(simulator, [{}, {}], PaperConfig(epochs=3), 0, None)
+    first, second, *rest = simulator.noise
+    assert first == second
+    assert len({first, *rest}) == 3
+    other = fake_simulator([3.0])
+    training._descend(other, [{}], PaperConfig(epochs=1), 1, None)
+    assert other.noise[0] != first
 
 
 def test_a_loss_that_is_not_finite_stops_with_an_error():
@@ -182,11 +231,33 @@ def test_the_optimiser_is_the_published_one(config, sample, monkeypatch):
     monkeypatch.setattr(
         keras.optimizers, "Adam", lambda *args, **options: made.append((args, options)) or adam(*args, **options)
     )
-    monkeypatch.setattr(training, "_descend", lambda simulator, *_: (simulator.learnt_tensors(), [1.0], {}, "stopped"))
+    kept = {}
+
+    def descend(simulator, *_):
+        kept.update({name: tensor + 0.25 for name, tensor in simulator.learnt_tensors().items()})
+        return kept, [2.0, 1.0, 3.0], {}, "stopped"
+
+    monkeypatch.setattr(training, "_descend", descend)
     for tiles, steps in ((None, None), (1, 2)):
         chosen = PaperConfig(k=2, bands=2, rgb=None, autoencoder=config.autoencoder, batch_tiles=tiles)
-        training.train([sample((128, 256), 2)], chosen)
+        trained = training.train([sample((128, 256), 2)], chosen)
         assert made.pop() == ((1e-3,), {"clipnorm": 1.0, "gradient_accumulation_steps": steps})
+        # What `_descend` kept is what is used, not what the network held at the end.
+        held = trained.model.tensors()
+        for name, tensor in kept.items():
+            np.testing.assert_array_equal(held[name], tensor)
+        assert (trained.history.loss, trained.history.stop_reason) == (1.0, "stopped")
+        assert trained.history.stages[-1]["best_step"] == 1
+    recomputed = dataclasses.replace(chosen, recompute_statistics=True)
+    held = training.train([sample((128, 128), 2)], recomputed).model.tensors()
+    changed = {name.split("/")[-1] for name, tensor in kept.items() if not np.array_equal(held[name], tensor)}
+    assert changed == {"moving_mean", "moving_variance"}
+
+
+def test_all_normalisations_take_the_momentum_of_the_config(config):
+    simulator = training.Simulator(dataclasses.replace(config, momentum=0.75), 0, [])
+    norms = [*simulator.mask.norms, *simulator.generators.norms]
+    assert [norm.momentum for norm in norms] == [0.75] * 7
 
 
 def test_recomputed_statistics_are_those_of_the_tiles(config, sample):

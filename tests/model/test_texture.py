@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+import ktex_model
 from ktex_model.model import NO_CLASS, Prediction, Sample, Trained
 from ktex_model.texture import TextureConfig, TextureModel, train
 from ktex_model.texture.network import TILE_PX
@@ -139,17 +141,23 @@ def test_values_that_are_not_valid_change_nothing_and_trainings_repeat_to_the_bi
     assert (prediction.labels[~hole] < 3).all()
 
 
-def test_round_trip_through_tensors(trained: Trained) -> None:
+def test_round_trip_through_files(trained: Trained, tmp_path: Path) -> None:
     model = trained.model
     assert isinstance(model, TextureModel)
-    config = TextureConfig(**json.loads(json.dumps(dataclasses.asdict(model.config))))
-    again = TextureModel.from_tensors(config, {name: value.copy() for name, value in model.tensors().items()})
+    digest = ktex_model.save(model, tmp_path / "model")
+    config = ktex_model.load_config(tmp_path / "model", digest)
+    assert config == model.config
+    again = ktex_model.load(tmp_path / "model", digest)
+    assert isinstance(again, TextureModel)
+    assert ktex_model.save(again, tmp_path / "again") == digest
     sample, _ = scene(seed=2)
     assert equal(model.predict(sample.image, sample.valid), again.predict(sample.image, sample.valid))
     np.testing.assert_array_equal(model.textures((20, 30), seed=3), again.textures((20, 30), seed=3))
     assert (again.preset, again.k, again.bands, again.context_px) == ("texture", 3, 4, config.context_px)
     with pytest.raises(ValueError, match="must hold rotation/mean"):
-        TextureModel.from_tensors(config, {})
+        TextureModel.from_tensors(model.config, {})
+    with pytest.raises(ValueError, match="must have digest"):
+        ktex_model.load(tmp_path / "model", "0" * 64)
 
 
 @pytest.mark.parametrize("bands", [1, 6])
