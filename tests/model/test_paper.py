@@ -245,7 +245,8 @@ def test_invalid_pixels_do_not_enter_the_statistics():
 def test_noise_on_the_scalar_in_training_only():
     network = nets.MaskNetwork(1, 0.99, seed=2)
     flat = np.full((1, 136, 136, 1), 0.3, np.float32)
-    assert numbers(network(flat, None)).std() == 0
+    # But for rounding, which JAX does otherwise at the end of its vectors: noise would be a thousand times as much.
+    assert np.ptp(numbers(network(flat, None))) < 1e-6
     noise = numbers(network.noise(np.full((1, 128, 128, 1), 0.5, np.float32), training=True)) - 0.5
     assert noise.std() == pytest.approx(0.0005, rel=0.03)
     assert numbers(network(flat, np.ones((1, 136, 136), bool), training=True)).std() == pytest.approx(0.0005, rel=0.03)

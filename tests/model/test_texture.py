@@ -160,8 +160,8 @@ def test_round_trip_through_files(trained: Trained, tmp_path: Path) -> None:
         ktex_model.load(tmp_path / "model", "0" * 64)
 
 
-@pytest.mark.parametrize("bands", [1, 6])
-def test_any_number_of_bands_and_windows_of_any_shape(bands: int) -> None:
+def test_more_bands_and_windows_of_any_shape() -> None:
+    bands = 6
     sample, truth = scene(bands, side=128)
     cuts = [(slice(0, 128), slice(0, 71)), (slice(0, 61), slice(71, 128)), (slice(61, 128), slice(71, 128))]
     samples = [Sample(sample.image[cut], sample.valid[cut]) for cut in cuts]
@@ -171,10 +171,10 @@ def test_any_number_of_bands_and_windows_of_any_shape(bands: int) -> None:
     assert model.textures((9, 12)).shape == (3, 9, 12, bands)
 
 
-def test_few_valid_pixels_are_enough() -> None:
-    sample, _ = scene(side=128)
+def test_few_valid_pixels_of_one_band_are_enough() -> None:
+    sample, _ = scene(bands=1, side=128)
     valid = np.random.default_rng(0).random((128, 128)) < 0.01
-    config = TextureConfig(4, 4, **QUICK | {"steps": 2})
+    config = TextureConfig(4, 1, **QUICK | {"steps": 2})
     model = train([Sample(sample.image, valid), Sample(sample.image, valid & False)], config).model
     assert (model.predict(sample.image, valid).labels[valid] < 4).all()
 
