@@ -1,0 +1,7 @@
+"""Benchmarks: what the product is measured by. `python -m benchmarks` runs all, `python -m benchmarks.NAME` one."""
+
+BENCHMARKS = {
+    "align": "ids of simulated blocks against their truth, our solver beside plain baselines",
+    "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
+}
+"""Name and purpose of each benchmark; `benchmarks.NAME` is run as a module and takes the options of `report.parser`."""

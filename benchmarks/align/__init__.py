@@ -1,0 +1,1 @@
+"""Ids of blocks against the truth of a simulated mosaic."""
