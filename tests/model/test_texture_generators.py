@@ -90,6 +90,17 @@ def test_kernel_meets_the_covariance_at_no_displacement_exactly() -> None:
     np.testing.assert_allclose(got, np.cov(image[members], rowvar=False), rtol=2e-3)
 
 
+def test_kernel_of_one_band_is_symmetric_about_its_middle() -> None:
+    """So is the covariance of one band; a texture lies where its noise lies."""
+    image = texture("normal")[..., :1]
+    everywhere = np.ones(image.shape[:2], np.bool_)
+    kernel = colouring_kernel(class_covariance([image], [everywhere], image.mean((0, 1)), 6))[0, 0]
+    np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-4 * np.abs(kernel).max())
+    assert kernel.argmax() == kernel.size // 2
+    # Along the streaks of this texture the kernel is long.
+    assert kernel[6, 8] > kernel[8, 6] + 0.05 * kernel.max()
+
+
 def test_covariance_at_a_displacement_is_that_of_the_pairs() -> None:
     image = texture("normal")
     members = np.random.default_rng(1).random(image.shape[:2]) < 0.6
