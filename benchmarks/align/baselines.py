@@ -17,6 +17,7 @@ from scipy.sparse import coo_array, identity
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
+from sklearn.cluster import KMeans
 
 from pipeline.align.values import BlockSignature, Overlap
 from pipeline.blocks import Index
@@ -205,8 +206,6 @@ def _level(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) ->
 
 
 def _kmeans(signatures: Sequence[BlockSignature], features: NDArray[np.floating], classes: int, seed: int) -> Ids:
-    from sklearn.cluster import KMeans
-
     weights = np.concatenate([s.pixels for s in signatures]).astype(float)
     labels = KMeans(classes, n_init=5, random_state=seed).fit_predict(features.astype(float), sample_weight=weights)
     return _split(signatures, labels)

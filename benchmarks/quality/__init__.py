@@ -1,0 +1,1 @@
+"""Label maps of scenes with a truth."""

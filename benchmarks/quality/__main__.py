@@ -1,0 +1,108 @@
+"""Label maps of made and real scenes against their truth: presets beside clustering without a model.
+
+Made scenes are one draw each; seeds are those of the methods. Real scenes are skipped where their folder is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
+from benchmarks.quality.real import CLASSES as REAL
+from benchmarks.quality.real import load_scene
+from benchmarks.quality.scenes import RECIPES, Scene, make_scene
+from benchmarks.quality.tables import block_tables, compare, format_report
+from benchmarks.report import begin_record, parser, write_record
+from benchmarks.scores import add_boundaries, count_boundaries, majority_accuracy
+from ktex_model.model import NO_CLASS
+from pipeline.metrics import Contingency, effective_classes
+
+QUICK_SCENES = ("shared", "drift", "elongated")
+QUICK_PX, FULL_PX = 256, 512
+TOLERANCE_PX = 3.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for."""
+    asked = _ask(arguments)
+    record = begin_record("quality", {name: value for name, value in vars(asked).items() if name not in _FILES})
+    record["runs"], record["skipped"], record["differences"] = [], [], []
+    methods = {name: run for name, run in list_methods(asked.paper_epochs).items() if name in asked.methods}
+    tables: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name in asked.scenes:
+        try:
+            scene = load_scene(name) if name in REAL else make_scene(name, asked.size_px, asked.scene_seed)
+        except FileNotFoundError as error:
+            print(f"{name}: skipped, {error}", file=sys.stderr, flush=True)
+            record["skipped"].append({"scene": name, "why": str(error)})
+            continue
+        tables[name] = {method: [] for method in methods}
+        for seed in asked.seeds:
+            for method, run in methods.items():
+                outcome = run(scene, seed)
+                figures = score(scene, outcome)
+                record["runs"].append({"scene": name, "method": method, "seed": seed, **figures, "told": outcome.told})
+                tables[name][method].append(block_tables(scene, outcome.labels))
+                print(
+                    f"{name} {method} seed {seed}: ARI {figures['ari']:.3f}, {outcome.seconds:.1f} s", file=sys.stderr
+                )
+        if "texture" in methods and set(BASELINES) & set(methods):
+            record["differences"] = compare(record["runs"], tables)
+        write_record(asked.json, record)
+    text = format_report(record)
+    print(text)
+    if asked.markdown:
+        asked.markdown.write_text(text + "\n")
+    return 0
+
+
+def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
+    """Return all scores of the labels of a scene, over all of its images."""
+    counts = Contingency()
+    for labels, truth in zip(outcome.labels, scene.truths, strict=True):
+        counts.add(labels, truth)
+    found = counts.scores()
+    used = sum(np.bincount(labels[labels != NO_CLASS], minlength=NO_CLASS) for labels in outcome.labels)
+    edges = [
+        count_boundaries(labels, truth, TOLERANCE_PX)
+        for labels, truth in zip(outcome.labels, scene.truths, strict=True)
+    ]
+    return {
+        "ari": found.ari,
+        "ami": found.ami,
+        "accuracy": found.accuracy,
+        "majority": majority_accuracy(counts.table),
+        "boundary_f": add_boundaries(edges).f_score,
+        "classes_effective": effective_classes(used),
+        "seconds": outcome.seconds,
+        "generator_agreement": generator_agreement(outcome.told),
+    }
+
+
+_FILES = ("json", "markdown")
+
+
+def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; what was not given depends on ``--quick``."""
+    names = tuple(list_methods(1))
+    options = parser("quality", __doc__)
+    options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="of the methods (0 to 4; quick 0)")
+    options.add_argument("--scenes", nargs="+", choices=[*RECIPES, *REAL], help=f"default all; quick {QUICK_SCENES}")
+    options.add_argument("--methods", nargs="+", choices=names, help="default all; quick all but paper")
+    options.add_argument("--size-px", type=int, metavar="N", help=f"side of made scenes ({FULL_PX}; quick {QUICK_PX})")
+    options.add_argument("--scene-seed", type=int, default=0, metavar="S", help="what made scenes are drawn from (0)")
+    options.add_argument("--paper-epochs", type=int, default=40, metavar="N", help="passes of preset paper (40)")
+    asked = options.parse_args(arguments)
+    asked.seeds = asked.seeds or ([0] if asked.quick else [0, 1, 2, 3, 4])
+    asked.scenes = asked.scenes or list(QUICK_SCENES if asked.quick else [*RECIPES, *REAL])
+    asked.methods = asked.methods or [name for name in names if not (asked.quick and name == "paper")]
+    asked.size_px = asked.size_px or (QUICK_PX if asked.quick else FULL_PX)
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What the runs add up to: means over seeds, differences with their intervals, and the report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.methods import BASELINES
+from benchmarks.quality.real import CLASSES as REAL
+from benchmarks.quality.scenes import Scene
+from benchmarks.report import describe_run, format_table
+from benchmarks.scores import bootstrap_difference
+from ktex_model.model import NO_CLASS
+
+SCORES = ("ari", "ami", "accuracy", "majority", "boundary_f", "classes_effective", "seconds")
+TITLES = ("ARI", "AMI", "Hungarian", "majority", "boundary F", "effective", "seconds")
+BLOCKS_A_SIDE = 4
+
+NOTE = (
+    "Mean over seeds; of ARI also (standard deviation of the sample) [least]. Boundary F: boundaries within 3 px of "
+    "each other. Effective: exp(entropy) of the shares of labels. Texture statistics of the baselines were tuned with "
+    "the truth of other draws of the made scenes; real labels of under 1 % of the pixels are not scored. "
+    "Differences: paired bootstrap over seeds and image blocks (a 4 x 4 division of the smallest image's sides), 95 %."
+)
+
+Runs = Sequence[Mapping[str, Any]]
+Tables = Mapping[str, Mapping[str, Sequence[NDArray[np.int64]]]]
+
+
+def block_tables(scene: Scene, labels: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """Count ``(block, label, true class)`` of the scored pixels; blocks are a quarter of an image's shorter side."""
+    side = max(1, min(min(truth.shape) for truth in scene.truths) // BLOCKS_A_SIDE)
+    tables = []
+    for drawn, truth in zip(labels, scene.truths, strict=True):
+        for y in range(0, truth.shape[0], side):
+            for x in range(0, truth.shape[1], side):
+                part = slice(y, y + side), slice(x, x + side)
+                both = (truth[part] != NO_CLASS) & (drawn[part] != NO_CLASS)
+                cells = drawn[part][both].astype(np.int64) * 256 + truth[part][both]
+                tables.append(np.bincount(cells, minlength=256 * 256).reshape(256, 256)[: scene.k])
+    stacked = np.stack(tables)
+    return stacked[..., stacked.any((0, 1))]
+
+
+def compare(runs: Runs, tables: Tables) -> list[dict[str, Any]]:
+    """Return how much higher the ARI of `texture` is than that of baselines, scene by scene and on average.
+
+    On each scene the other is the baseline that is best there; on averages it is also the one that is best overall.
+    """
+    rows, drawn, single = [], {}, {}
+    for scene, methods in tables.items():
+        present = [name for name in BASELINES if name in methods]
+        best = max(present, key=lambda name: mean_of(runs, scene, name, "ari"))
+        samples = {name: bootstrap_difference(methods["texture"], methods[name]) for name in present}
+        drawn[scene], single[scene] = samples[best], samples
+        rows.append(_difference(runs, scene, [scene], best, samples[best]))
+    for group, names in (("made", made_of(tables)), ("real", real_of(tables))):
+        if len(names) > 1:
+            overall = max(single[names[0]], key=lambda name: _mean(runs, names, name, "ari"))
+            together = np.mean([single[name][overall] for name in names], axis=0)
+            rows.append(_difference(runs, f"{group}, mean", names, overall, together))
+            gains = [row["difference"] for row in rows if row["scene"] in names]
+            low, high = np.percentile(np.mean([drawn[name] for name in names], axis=0), [2.5, 97.5])
+            mean = statistics.fmean(gains)
+            best_each = {"scene": f"{group}, mean", "baseline": "best of each scene", "difference": mean}
+            rows.append(best_each | {"low": float(low), "high": float(high)})
+    return rows
+
+
+def format_report(record: Mapping[str, Any]) -> str:
+    """Return all tables of a record as Markdown."""
+    runs = record["runs"]
+    scenes, methods = _names(runs, "scene"), _names(runs, "method")
+    parts = []
+    for title, names in (("Made scenes", made_of(scenes)), ("Real scenes", real_of(scenes))):
+        if names:
+            rows = [[method, *(_mean(runs, names, method, score) for score in SCORES)] for method in methods]
+            parts += [f"### {title}, mean of {len(names)}", format_table(["method", *TITLES], rows)]
+    parts += [*_difficulty(runs, made_of(scenes)), *_differences(record["differences"])]
+    rows = [[scene, method, *_row(runs, scene, method)] for scene in scenes for method in methods]
+    parts += ["### Each scene", format_table(["scene", "method", *TITLES], rows)]
+    if "texture" in methods:
+        agreed = [[scene, mean_of(runs, scene, "texture", "generator_agreement")] for scene in scenes]
+        parts += ["### Without labels", _AGREEMENT, format_table(["scene", "agreement of the generators"], agreed)]
+    settings = record["settings"]
+    paper = f", paper {settings['paper_epochs']} of 10,240 passes, no VGG-16" if "paper" in methods else ""
+    told = f"Seeds {settings['seeds']}, scene seed {settings['scene_seed']}, {settings['size_px']} px{paper}."
+    skipped = [f"{skip['scene']}: skipped, {skip['why']}" for skip in record["skipped"]]
+    return "\n\n".join([*parts, *skipped, NOTE, f"{told} {describe_run(record)}"])
+
+
+def made_of(names: Sequence[str] | Tables) -> list[str]:
+    """Return the made scenes among `names`."""
+    return [name for name in names if name not in REAL]
+
+
+def real_of(names: Sequence[str] | Tables) -> list[str]:
+    """Return the real scenes among `names`."""
+    return [name for name in names if name in REAL]
+
+
+def mean_of(runs: Runs, scene: str, method: str, score: str) -> float:
+    """Return the mean of a score over seeds."""
+    return statistics.fmean(_values(runs, scene, method, score))
+
+
+_AGREEMENT = "Share of cells that keep their class when assigned by the statistics of generated textures (`texture`)."
+
+
+def _difficulty(runs: Runs, names: list[str]) -> list[str]:
+    limits = (("k-means colour", 0.0, 0.45), ("k-means texture", 0.5, 0.85))
+    if not names or not all(method in _names(runs, "method") for method, _, _ in limits):
+        return []
+    found = [(method, low, high, _mean(runs, names, method, "ari")) for method, low, high in limits]
+    told = [
+        f"{m} {mean:.3f} ({low} to {high}: {'yes' if low <= mean <= high else 'NO'})" for m, low, high, mean in found
+    ]
+    return [f"Difficulty of the made scenes, mean ARI: {'; '.join(told)}."]
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    laid = [[r["scene"], r["baseline"], r["difference"], f"{r['low']:.3f} to {r['high']:.3f}"] for r in rows]
+    return ["### ARI of texture less a baseline's", format_table(["scene", "baseline", "difference", "95 %"], laid)]
+
+
+def _difference(
+    runs: Runs, title: str, names: Sequence[str], baseline: str, drawn: NDArray[np.float64]
+) -> dict[str, Any]:
+    gain = _mean(runs, names, "texture", "ari") - _mean(runs, names, baseline, "ari")
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"scene": title, "baseline": baseline, "difference": gain, "low": float(low), "high": float(high)}
+
+
+def _row(runs: Runs, scene: str, method: str) -> list[object]:
+    ari = _values(runs, scene, method, "ari")
+    std = statistics.stdev(ari) if len(ari) > 1 else 0.0
+    first = f"{statistics.fmean(ari):.3f} ({std:.3f}) [{min(ari):.3f}]"
+    return [first, *(mean_of(runs, scene, method, score) for score in SCORES[1:])]
+
+
+def _mean(runs: Runs, scenes: Sequence[str], method: str, score: str) -> float:
+    return statistics.fmean(mean_of(runs, scene, method, score) for scene in scenes)
+
+
+def _values(runs: Runs, scene: str, method: str, score: str) -> list[float]:
+    return [run[score] for run in runs if run["scene"] == scene and run["method"] == method]
+
+
+def _names(runs: Runs, key: str) -> list[str]:
+    return list(dict.fromkeys(run[key] for run in runs))
