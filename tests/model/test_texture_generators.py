@@ -101,6 +101,20 @@ def test_kernel_of_one_band_is_symmetric_about_its_middle() -> None:
     assert kernel[6, 8] > kernel[8, 6] + 0.05 * kernel.max()
 
 
+def test_bands_lag_each_other_the_same_way_as_in_the_image() -> None:
+    """The second band follows the first two rows below: a mirrored kernel would put it above."""
+
+    def lags(image: NDArray[np.float32]) -> list[float]:
+        one, two = image[..., 0], image[..., 1]
+        pairs = (one[:-2], two[2:]), (one[2:], two[:-2])
+        return [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs]
+
+    real = texture("normal")
+    below, above = lags(real)
+    assert below > above + 0.5
+    np.testing.assert_allclose(lags(draw(fit(real), 0, seed=4)), [below, above], atol=0.15)
+
+
 def test_covariance_at_a_displacement_is_that_of_the_pairs() -> None:
     image = texture("normal")
     members = np.random.default_rng(1).random(image.shape[:2]) < 0.6
