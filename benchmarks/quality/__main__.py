@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "texture" in methods and set(BASELINES) & set(methods):
             record["differences"] = compare(record["runs"], tables)
         write_record(asked.json, record)
+    write_record(asked.json, record)
     text = format_report(record)
     print(text)
     if asked.markdown:

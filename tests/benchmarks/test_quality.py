@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import real
+from benchmarks.quality.__main__ import main, score
+from benchmarks.quality.features import Tuning, gabor_energies, local_statistics, principal_bands
+from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
+from benchmarks.quality.scenes import PAIRS, RECIPES, Scene, draw_regions, make_scene, paint
+from benchmarks.quality.tables import block_tables, compare
+from pipeline.metrics import truth_scores
+
+PX = 128
+
+
+def test_there_are_scenes_of_all_kinds():
+    assert len(RECIPES) >= 6
+    assert RECIPES["drift"].drift > 0
+    assert RECIPES["noise"].noise > 2 * RECIPES["shared"].noise
+    assert RECIPES["elongated"].stretch > 1
+    assert all(len(recipe.textures) == 6 for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_scene_is_its_name_size_and_seed(name):
+    first, again, other = make_scene(name, PX), make_scene(name, PX), make_scene(name, PX, seed=1)
+    (image,), (truth,) = first.images, first.truths
+    np.testing.assert_array_equal(image, again.images[0])
+    np.testing.assert_array_equal(truth, again.truths[0])
+    assert (truth != other.truths[0]).mean() > 0.5
+    assert image.shape == (PX, PX, 4)
+    assert image.dtype == np.float32
+    assert image.min() >= 0
+    assert image.max() <= 1
+    shares = np.bincount(truth.ravel(), minlength=6) / truth.size
+    assert len(shares) == 6
+    assert shares.min() > 0.1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_pairs_share_mean_and_spread_and_others_do_not(name):
+    rng = np.random.default_rng(8)
+    truth = draw_regions(rng, (PX, PX), RECIPES[name])
+    image = paint(rng, truth, RECIPES[name])
+    means = np.array([image[truth == label].mean(0) for label in range(6)])
+    spreads = np.array([image[truth == label].std(0) for label in range(6)])
+    for a, b in PAIRS:
+        np.testing.assert_allclose(means[a], means[b], atol=1e-4)
+        np.testing.assert_allclose(spreads[a], spreads[b], atol=1e-4)
+    assert np.abs(means[0] - means[2]).max() > 0.05
+    assert np.abs(means[2] - means[4]).max() > 0.05
+
+
+def test_colours_do_not_tell_pairs_apart_but_textures_can():
+    scene = make_scene("oriented", 192)
+    methods = list_methods(1)
+    ari = {name: score(scene, methods[name](scene, 0))["ari"] for name in BASELINES}
+    assert ari["k-means colour"] < 0.45
+    assert ari["k-means texture"] > ari["k-means colour"] + 0.1
+
+
+def test_features_are_finite_and_of_the_pixels():
+    scene = make_scene("shared", 64)
+    for parts, width in (
+        (local_statistics(scene, Tuning()), 4 + 2 * 7),
+        (local_statistics(scene, Tuning(whiten=5)), 5),
+        (gabor_energies(scene, Tuning()), 4 + 24),
+        (principal_bands(scene, 2), 2),
+    ):
+        assert parts[0].shape == (64, 64, width)
+        assert np.isfinite(parts[0]).all()
+
+
+def _grey(truth):
+    image = np.full((*truth.shape, 1), 0.5, np.float32)
+    return Scene("grey", 2, (image,), (truth,), (np.ones(truth.shape, bool),))
+
+
+def test_scores_are_those_of_the_scored_pixels():
+    truth = np.repeat(np.array([[0, 1, 255]], np.uint8), 8, axis=0).repeat(8, axis=1)
+    labels = np.where(truth == 1, 1, 0).astype(np.uint8)
+    labels[0, 0] = 1
+    figures = score(_grey(truth), Outcome((labels,), 1.0))
+    assert figures["accuracy"] == figures["majority"] == pytest.approx(127 / 128)
+    assert figures["ari"] == pytest.approx(truth_scores(labels, truth).ari)
+    assert figures["generator_agreement"] is None
+
+
+def test_blocks_add_up_to_the_whole():
+    scene = make_scene("shared", 64)
+    labels = (scene.truths[0] + 1) % 6
+    tables = block_tables(scene, [labels.astype(np.uint8)])
+    assert tables.shape == (16, 6, 6)
+    whole = tables.sum(0)
+    np.testing.assert_array_equal(np.diag(whole[np.arange(1, 7) % 6]), np.bincount(scene.truths[0].ravel()))
+    assert whole.sum() == 64 * 64
+
+
+def test_texture_is_held_against_the_best_of_each_scene_and_of_all():
+    perfect, poor = np.array([[[9, 0], [0, 9]]] * 4), np.array([[[5, 4], [4, 5]]] * 4)
+    fair = np.array([[[8, 1], [1, 8]]] * 4)
+    marks = {"texture": (0.9, 0.8), "k-means colour": (0.5, 0.2), "k-means texture": (0.4, 0.6)}
+    runs = [
+        {"scene": scene, "method": method, "ari": ari}
+        for method, both in marks.items()
+        for scene, ari in zip(("a", "b"), both, strict=True)
+    ]
+    tables = {
+        scene: {"texture": [perfect] * 2, "k-means colour": [poor] * 2, "k-means texture": [fair] * 2}
+        for scene in ("a", "b")
+    }
+    rows = compare(runs, tables)
+    assert [(row["scene"], row["baseline"]) for row in rows] == [
+        ("a", "k-means colour"),
+        ("b", "k-means texture"),
+        ("made, mean", "k-means texture"),
+        ("made, mean", "best of each scene"),
+    ]
+    assert [row["difference"] for row in rows] == pytest.approx([0.4, 0.2, 0.35, 0.3])
+
+
+def test_the_agreement_of_generators_is_taken_from_the_history():
+    told = {"stages": [{"name": "starts"}, {"name": "generators", "agreement": 0.97}]}
+    assert generator_agreement(told) == 0.97
+    assert generator_agreement({}) is None
+
+
+def test_rare_classes_and_invalid_pixels_are_not_scored():
+    truth = np.zeros((20, 20), np.uint8)
+    truth[:, 10:] = 4
+    truth[0, 0], truth[19, 19] = 7, 9
+    valid = np.ones(truth.shape, bool)
+    valid[5, :] = False
+    (kept,) = real.drop_rare([truth], [valid])
+    assert set(np.unique(kept)) == {0, 4, 255}
+    assert (kept[5] == 255).all()
+    assert kept[0, 0] == kept[19, 19] == 255
+
+
+def test_real_scenes_have_labels_where_their_folder_is(monkeypatch, tmp_path):
+    if not real.data_folder().is_dir():
+        pytest.skip(f"no real scenes in {real.data_folder()}")
+    scene = real.load_scene("wv-new")
+    assert [image.shape for image in scene.images] == [(256, 256, 4)] * 3
+    assert set(np.unique(scene.truths)) == {2, 3, 255}
+    monkeypatch.setenv("KTEX_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"zion_west_rgbn.tif: not there; set KTEX_DATA"):
+        real.load_scene("zion")
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KTEX_DATA", str(tmp_path / "nothing"))
+    paths = tmp_path / "q.json", tmp_path / "q.md"
+    options = ["--quick", "--scenes", "shared", "zion", "--methods", "k-means colour", "k-means texture"]
+    assert (
+        main([*options, "--size-px", "64", "--seeds", "0", "1", "--json", str(paths[0]), "--markdown", str(paths[1])])
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert "zion: skipped" in printed.err
+    assert printed.out == paths[1].read_text()
+    record = json.loads(paths[0].read_text())
+    assert [(run["method"], run["seed"]) for run in record["runs"][:2]] == [
+        ("k-means colour", 0),
+        ("k-means texture", 0),
+    ]
+    assert record["skipped"][0]["scene"] == "zion"
+    assert record["settings"]["seeds"] == [0, 1]
+    assert {"numpy", "python"} <= set(record["versions"])
+    assert record["machine"]["cores"] >= 1
