@@ -18,6 +18,13 @@ PRIOR_CELLS = 4.0
 """How many cells' worth of the features' own variance is added to each class."""
 
 
+TREND_MIN_PX = 200
+"""Smaller windows show too little of a trend to tell it from a class."""
+
+TREND_RIDGE = 0.02
+"""Pull of the trend's slopes towards 0, in units of cells: a scene without illumination keeps its colours."""
+
+
 @dataclass(frozen=True)
 class Cells:
     """The valid cells of several windows, one after the other.
@@ -38,13 +45,17 @@ class Cells:
 
     def maps(self, labels: Ints) -> list[Ints]:
         """Lay out one label per cell on the windows; -1 where not valid."""
-        out, start = [], 0
-        for mask in self.masks:
+        out = []
+        for mask, part in self.parts():
             laid = np.full(mask.shape, -1, np.int64)
-            laid[mask] = labels[start : start + int(mask.sum())]
-            start += int(mask.sum())
+            laid[mask] = labels[part]
             out.append(laid)
         return out
+
+    def parts(self) -> list[tuple[Mask, slice]]:
+        """Return each window's mask with the slice of its cells."""
+        ends = np.cumsum([0, *(int(mask.sum()) for mask in self.masks)])
+        return [(mask, slice(int(a), int(b))) for mask, a, b in zip(self.masks, ends[:-1], ends[1:], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,42 @@ def shrink(covariance: NDArray[np.float64], count: float) -> NDArray[np.float64]
     return (1 - share) * covariance + share * np.eye(len(covariance))
 
 
+def remove_trend(cells: Cells, labels: Ints, k: int) -> Cells:
+    """Take off what moves all classes of a window alike from one side to the other: illumination, haze.
+
+    The trend is a plane in each feature. It is fitted inside classes, to how cells differ from the mean of their class
+    by where they lie from its middle, so that classes on one side of a window are not taken for a trend. A curved
+    trend follows the classes themselves where they are few. Windows have no offset of their own: a window may well
+    be one class.
+    """
+    flat = cells.features.copy()
+    for mask, part in cells.parts():
+        if min(mask.shape) * cells.stride < TREND_MIN_PX or part.start == part.stop:
+            continue
+        middle = (np.array(mask.shape) - 1) / 2
+        places = ((np.argwhere(mask) - middle) / (middle + 0.5)).astype(np.float32)
+        inside = _within_classes(places, labels[part], k)
+        normal = inside.T @ inside + TREND_RIDGE * len(places) * np.eye(2, dtype=np.float32)
+        slopes = np.linalg.solve(normal, inside.T @ _within_classes(flat[part], labels[part], k))
+        flat[part] -= places @ slopes
+    return replace(cells, features=flat)
+
+
+def _within_classes(values: Floats, labels: Ints, k: int) -> Floats:
+    """Return ``(n, column)`` values less the mean of their class."""
+    member = np.zeros((len(labels), k), np.float32)
+    member[np.arange(len(labels)), labels] = 1
+    means = (member.T @ values) / np.maximum(member.sum(0), 1)[:, None]
+    return np.asarray(values - means[labels], np.float32)
+
+
+def mean_log_likelihood(cells: Cells, labels: Ints, k: int) -> float:
+    """Return how well the classes explain their own cells once trends are off, in nats a cell, up to a constant."""
+    flat = remove_trend(cells, labels, k).features
+    own = log_likelihood(flat, fit_moments(flat, labels, k))
+    return float(own[np.arange(len(labels)), labels].mean(dtype=np.float64))
+
+
 def log_likelihood(features: Floats, moments: Moments) -> Floats:
     """Return the log of the Student t density ``(n, k)`` up to a constant; -inf-like for classes without cells."""
     size = features.shape[1]
@@ -118,9 +165,9 @@ def settle_neighbours(unary: Floats, cells: Cells, smooth_px: float, coupling: f
     steps
         Mean-field steps.
     """
-    labels, start, sigma = np.empty(len(unary), np.int64), 0, smooth_px / cells.stride
-    for mask in cells.masks:
-        own = unary[start : start + int(mask.sum())]
+    labels, sigma = np.empty(len(unary), np.int64), smooth_px / cells.stride
+    for mask, part in cells.parts():
+        own = unary[part]
         density = np.maximum(gaussian(mask[..., None].astype(np.float32), sigma)[mask], np.float32(1e-6))
         q = softmax(own)
         for _ in range(steps if len(own) else 0):
@@ -128,8 +175,7 @@ def settle_neighbours(unary: Floats, cells: Cells, smooth_px: float, coupling: f
             laid[mask] = q
             around = gaussian(laid, sigma)[mask] / density
             q = softmax(np.asarray(own + np.float32(coupling) * around, np.float32))
-        labels[start : start + len(own)] = q.argmax(1)
-        start += len(own)
+        labels[part] = q.argmax(1)
     return labels
 
 
@@ -154,10 +200,11 @@ def assign(cells: Cells, moments: Moments, smooth_px: float, coupling: float) ->
 def alternate(
     cells: Cells, labels: Ints, k: int, *, rounds: int, settle: float, smooth_px: float, coupling: float
 ) -> Assigned:
-    """Refit classes and assign cells in turn, until under a share `settle` of the cells changes."""
+    """Refit trends and classes and assign cells in turn, until under a share `settle` of the cells changes."""
     state = Assigned(labels)
     for _ in range(rounds):
-        new = assign(cells, fit_moments(cells.features, state.labels, k), smooth_px, coupling)
+        flat = remove_trend(cells, state.labels, k)
+        new = assign(flat, fit_moments(flat.features, state.labels, k), smooth_px, coupling)
         changed = float((new != state.labels).mean())
         state = replace(state, labels=new, changes=(*state.changes, changed))
         if changed < settle:

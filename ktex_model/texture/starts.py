@@ -19,6 +19,10 @@ RANK_PX = (16, 32)
 """Distances over which labels should tell about each other."""
 
 
+Alternate = Callable[[Ints, int, int], Assigned]
+"""Runs the alternation: (labels, number of classes, rounds)."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What the starts are clustered from: mean colours and log energies of the cells, ``(n, ...)`` each."""
@@ -27,25 +31,29 @@ class Context:
     colour: Floats
     energy: Floats
 
+    def joint(self) -> Floats:
+        """Return colours and energies together, ``(n, 10)`` or fewer columns, decorrelated and of unit variance."""
+        return whiten(standardise(np.concatenate([self.colour, self.energy], 1)), 10)
+
 
 def label_information(cells: Cells, labels: Ints, k: int) -> float:
     """Return how much a label tells about those 16 and 32 px away, in nats: high where classes form regions."""
-    return mutual_information(_counts(cells, labels, k))
+    return mutual_information(count_neighbours(cells, labels, k))
 
 
-def _counts(cells: Cells, labels: Ints, k: int) -> np.ndarray:
+def count_neighbours(cells: Cells, labels: Ints, k: int) -> np.ndarray:
+    """Count which classes lie 16 and 32 px from each other, ``(k, k)``; side by side where no window is so large."""
     distances = sorted({max(1, px // cells.stride) for px in RANK_PX})
     joint = neighbour_counts(cells.maps(labels), k, distances)
     return joint if joint.any() else neighbour_counts(cells.maps(labels), k, [1])
 
 
 def _blurred(cells: Cells, values: Floats, sigma_px: float) -> Floats:
-    out, start = [], 0
-    for mask in cells.masks:
+    out = []
+    for mask, part in cells.parts():
         laid = np.zeros((*mask.shape, values.shape[1]), np.float32)
-        laid[mask] = values[start : start + int(mask.sum())]
+        laid[mask] = values[part]
         out.append(blur(laid, mask, [sigma_px / cells.stride])[0][mask])
-        start += int(mask.sum())
     return np.concatenate(out)
 
 
@@ -54,9 +62,7 @@ def _balanced(context: Context) -> Floats:
     return np.concatenate([block / np.float32(np.sqrt(block.shape[1])) for block in blocks], 1)
 
 
-def propose(
-    context: Context, k: int, rng: np.random.Generator, alternate: Callable[[Ints, int, int], Assigned]
-) -> Iterator[tuple[str, Ints]]:
+def propose(context: Context, k: int, rng: np.random.Generator, alternate: Alternate) -> Iterator[tuple[str, Ints]]:
     """Yield named first assignments of the cells.
 
     Parameters
@@ -70,18 +76,18 @@ def propose(
     alternate
         Runs (labels, number of classes, rounds); used on many classes before they are merged to k.
     """
-    both = whiten(standardise(np.concatenate([context.colour, context.energy], 1)), 10)
+    both = context.joint()
     yield "texture", kmeans(both, k, rng)
     yield "smooth texture", kmeans(_blurred(context.cells, both, 6.0), k, rng)
     yield "colour", kmeans(standardise(context.colour), k, rng)
     yield "balanced", kmeans(_balanced(context), k, rng)
     many = min(3 * k, k + 64)
     labels = alternate(kmeans(both, many, rng), many, 3).labels
-    yield "merged", merge_to(_counts(context.cells, labels, many), k)[labels]
+    yield "merged", merge_to(count_neighbours(context.cells, labels, many), k)[labels]
 
 
 def choose(
-    context: Context, k: int, rng: np.random.Generator, alternate: Callable[[Ints, int, int], Assigned], rounds: int
+    context: Context, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
 ) -> tuple[Assigned, dict[str, object]]:
     """Alternate from every start and keep the result whose labels tell most about their neighbours."""
     results: dict[str, tuple[float, Assigned]] = {}

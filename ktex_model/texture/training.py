@@ -12,6 +12,7 @@ from ktex_model.model import NO_CLASS, History, Progress, Sample, Trained
 from ktex_model.texture.assignment import Assigned, Cells, Moments, alternate, assign, fit_moments, upsample
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
+from ktex_model.texture.exchange import exchange_classes
 from ktex_model.texture.features import Levels, decompose, describe, fit_rotation, local_statistics
 from ktex_model.texture.filters import Floats, pick, pool
 from ktex_model.texture.generators import fit_generators
@@ -199,7 +200,10 @@ def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Ce
         np.concatenate([part[i][mask] for part, mask in zip(parts, cells.masks, strict=True)]) for i in (0, 1)
     )
     rng = np.random.default_rng((seed, 5))
-    best, report = choose(Context(cells, colour, energy), config.k, rng, run, config.rounds)
+    context = Context(cells, colour, energy)
+    best, report = choose(context, config.k, rng, run, config.rounds)
+    if config.rounds > 1:
+        best, report["exchanges"] = exchange_classes(context, best, config.k, rng, run)
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
     if config.refine_rounds == 0:
         return cells, best.labels, _settled(best, config)

@@ -1,0 +1,88 @@
+"""Exchange: where two classes share one texture and another holds two, merge the former and split the latter."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.texture.assignment import Assigned, mean_log_likelihood
+from ktex_model.texture.clustering import Ints, kmeans, merge_losses, mutual_information
+from ktex_model.texture.starts import Alternate, Context, count_neighbours, label_information
+
+GAIN = 1.05
+"""Labels must tell so much more about their neighbours: less is noise."""
+
+WORST_FIT = -0.1
+"""How much worse, in nats a cell, the classes may then explain their cells: cuts along illumination lose far more."""
+
+ROUNDS, TRIES, WAYS = 3, 8, 4
+TRIAL_ROUNDS = 6
+MIN_CELLS = 200
+
+
+class Exchange(NamedTuple):
+    """Class `gone` joins `kept`, and its number goes to some cells of another class; what that promises, in nats."""
+
+    promise: float
+    kept: int
+    gone: int
+    cells: NDArray[np.intp]
+
+
+def exchange_classes(
+    context: Context, start: Assigned, k: int, rng: np.random.Generator, alternate: Alternate
+) -> tuple[Assigned, list[float]]:
+    """Exchange classes as long as the labels then tell clearly more about their neighbours and fit hardly worse.
+
+    Returns
+    -------
+    The assignment, and by what factor each exchange that was kept raised the information.
+    """
+    state, gains = start, list[float]()
+    for _ in range(ROUNDS):
+        information = label_information(context.cells, state.labels, k)
+        best, most = None, 0.0
+        for trial in propose_exchanges(context, state.labels, k, information, rng):
+            labels = np.where(state.labels == trial.gone, trial.kept, state.labels)
+            labels[trial.cells] = trial.gone
+            result = alternate(labels, k, TRIAL_ROUNDS)
+            found = label_information(context.cells, result.labels, k)
+            if found > most:
+                best, most = result, found
+        if best is None or most < GAIN * information:
+            break
+        fit = [mean_log_likelihood(context.cells, labels, k) for labels in (state.labels, best.labels)]
+        if fit[1] - fit[0] < WORST_FIT:
+            break
+        state = best
+        gains.append(round(most / information, 4))
+    return state, gains
+
+
+def propose_exchanges(
+    context: Context, labels: Ints, k: int, information: float, rng: np.random.Generator
+) -> list[Exchange]:
+    """Return the most promising exchanges: the cheapest merges with the splits that gain most, best first."""
+    losses = np.triu(merge_losses(count_neighbours(context.cells, labels, k)), 1)
+    order = np.argsort(np.where(np.triu(np.ones((k, k)), 1) > 0, losses, np.inf), axis=None)
+    merges = [tuple(int(i) for i in np.unravel_index(place, (k, k))) for place in order[:WAYS]]
+    values, splits = context.joint(), list[tuple[float, int, NDArray[np.intp]]]()
+    for c in range(k):
+        members = np.flatnonzero(labels == c)
+        if len(members) < MIN_CELLS:
+            continue
+        half = members[kmeans(values[members], 2, rng, tries=2, rounds=15) == 1]
+        parted = labels.copy()
+        parted[half] = k
+        gain = mutual_information(count_neighbours(context.cells, parted, k + 1)) - information
+        splits.append((gain, c, half))
+    splits = sorted(splits, key=lambda split: -split[0])[:WAYS]
+    found = [
+        Exchange(gain - float(losses[kept, gone]), kept, gone, half)
+        for gain, c, half in splits
+        for kept, gone in merges
+        if kept < gone and c not in (kept, gone)
+    ]
+    return sorted(found, key=lambda exchange: -exchange.promise)[:TRIES]
