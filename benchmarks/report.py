@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -48,12 +50,23 @@ def list_versions() -> dict[str, str]:
     return found
 
 
+def read_commit() -> str | None:
+    """Return the commit of the code, with ``-dirty`` where files differ from it; None outside a repository."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
 def begin_record(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record with everything but the figures."""
     return {
         "benchmark": name,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": dict(settings),
+        "commit": read_commit(),
         "versions": list_versions(),
         "machine": describe_machine(),
     }
@@ -75,7 +88,7 @@ def describe_run(record: Mapping[str, Any]) -> str:
     software = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, load {machine['load'][0]} at the start{environment}; "
-        f"{software}; {record['started']}"
+        f"{software}; commit {record.get('commit')}; {record['started']}"
     )
 
 

@@ -45,8 +45,8 @@ def load_scene(name: str) -> Scene:
     images = [np.moveaxis(values, 0, -1).astype(np.float32) / 255 for values, _ in read]
     if name == "zion":
         values, valid = read[0]
-        scaled = radiometry.percentile(*radiometry.percentile_limits(values, valid)).apply(np.moveaxis(values, 0, -1))
-        images = [np.where(valid[..., None], scaled, 0).astype(np.float32)]
+        scaled = radiometry.percentile(*radiometry.percentile_limits(values, valid)).apply(values)
+        images = [np.moveaxis(np.where(valid, scaled, np.float32(0)), 0, -1)]
     return Scene(name, CLASSES[name], tuple(images), tuple(drop_rare(truths, valids)), tuple(valids))
 
 

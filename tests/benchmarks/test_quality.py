@@ -138,15 +138,33 @@ def test_rare_classes_and_invalid_pixels_are_not_scored():
     assert kept[0, 0] == kept[19, 19] == 255
 
 
-def test_real_scenes_have_labels_where_their_folder_is(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "shapes", "classes"),
+    [
+        ("wv-new", [(256, 256, 4)] * 3, {2, 3}),
+        ("wv-old", [(256, 256, 4)] * 3, {2, 3}),
+        ("zion", [(1428, 564, 4)], {3, 4, 5, 6}),
+        ("amazon", [(512, 512, 3)] * 5, {1, 2}),
+    ],
+)
+def test_real_scenes_have_labels_where_their_folder_is(name, shapes, classes):
     if not real.data_folder().is_dir():
         pytest.skip(f"no real scenes in {real.data_folder()}")
-    scene = real.load_scene("wv-new")
-    assert [image.shape for image in scene.images] == [(256, 256, 4)] * 3
-    assert set(np.unique(scene.truths)) == {2, 3, 255}
+    scene = real.load_scene(name)
+    assert [image.shape for image in scene.images] == shapes
+    assert set(np.unique(np.concatenate([truth.ravel() for truth in scene.truths]))) - {255} == classes
+    for image, truth, valid in zip(scene.images, scene.truths, scene.valids, strict=True):
+        assert image.shape[:2] == truth.shape == valid.shape
+        assert image.dtype == np.float32
+        assert ((image >= 0) & (image <= 1)).all()
+    assert max(np.ptp(image) for image in scene.images) > 0.5
+
+
+def test_an_absent_folder_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("KTEX_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"zion_west_rgbn.tif: not there; set KTEX_DATA"):
-        real.load_scene("zion")
+    for name, match in (("zion", "zion_west_rgbn.tif: not there"), ("amazon", "not there; set KTEX_DATA")):
+        with pytest.raises(FileNotFoundError, match=match):
+            real.load_scene(name)
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):

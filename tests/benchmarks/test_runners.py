@@ -53,6 +53,13 @@ def test_modules_run_by_name():
     assert all(name in done.stdout for name in BENCHMARKS)
 
 
+def test_the_commit_is_known_where_there_is_git(monkeypatch):
+    found = report.read_commit()
+    assert found is None or len(found) >= 7
+    monkeypatch.setattr(report.shutil, "which", lambda name: None)
+    assert report.read_commit() is None
+
+
 def test_records_are_written_whole_or_not_at_all(tmp_path):
     report.write_record(None, {})
     path = tmp_path / "record.json"
