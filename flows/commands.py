@@ -44,7 +44,7 @@ def run_segmentation(
         else:
             with (
                 logging_to(out / LOG, verbose),
-                open_engine(settings, work.plan.folders.log) as engine,
+                open_engine(settings, work.log) as engine,
                 open_progress() as progress,
             ):
                 for stage in STAGES:
@@ -64,6 +64,7 @@ def run_demo(out: Path, settings: dict[str, Any], *, fresh: bool, verbose: bool)
     from pipeline.demo import make_demo
 
     scene = out / "scene"
+    _check_demo(out)
     click.echo(f"Making the scene in {scene}", err=True)
     made = make_demo(scene, seed=settings["seed"])
     click.echo("Starting Prefect", err=True)
@@ -72,6 +73,16 @@ def run_demo(out: Path, settings: dict[str, Any], *, fresh: bool, verbose: bool)
     with logging_to(out / LOG, verbose), open_progress() as progress, watched_by(progress):
         result = segment_mosaic([str(scene)], str(out), settings, fresh=fresh, truth=str(made.truth_path))
     return tell(result)
+
+
+def _check_demo(out: Path) -> None:
+    """Raise InputError where no demo can be made, before the first file of its scene is."""
+    try:
+        if (out.exists() and not out.is_dir()) or ((out / "run.json").exists() and not (out / "scene").exists()):
+            raise InputError(f"--out {out}: is a file or holds another run; give another directory")
+        (out / "scene").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another directory") from error
 
 
 def show_info(path: Path, *, bands: str | None, as_json: bool) -> int:
@@ -99,7 +110,7 @@ def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | N
 
     settings = make_settings(given, config)
     scene = open_source(sources, settings)
-    plan = make_plan(scene, settings, Path("out"))
+    plan = make_plan(scene, settings, Path("out"), sources[0])
     cost, (rows, columns) = project_cost(plan), plan.grid.counts
     low, high = (", ".join(f"{value:.4g}" for value in side) for side in (plan.scaling.low, plan.scaling.high))
     facts = scene_facts(scene) | {

@@ -152,6 +152,13 @@ def open_engine(settings: Settings, log: Path | None = None) -> Iterator[Engine]
             yield engine
 
 
+def check_scheduler(settings: Settings) -> None:
+    """Raise InputError unless the scheduler that the settings name, if any, answers."""
+    if settings.scheduler is not None:
+        with _connect(settings.scheduler):
+            pass
+
+
 @contextmanager
 def _connect(address: str) -> Iterator[DaskEngine]:
     from distributed import Client

@@ -1,4 +1,4 @@
-"""What can go wrong, in three kinds, each with the exit code that the command line gives it."""
+"""What can go wrong, in two kinds, each with the exit code that the command line gives it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,3 @@ class RunFailedError(RuntimeError):
     """A run stopped midway; what was done is kept, and the same command resumes it (exit code 1)."""
 
     exit_code = 1
-
-
-class IncompleteError(RuntimeError):
-    """A run was published, but some blocks are missing and hold nodata (exit code 3)."""
-
-    exit_code = 3

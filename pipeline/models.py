@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ktex_model
 from ktex_model.radiometry import Scaling
@@ -33,14 +33,26 @@ class ModelRef:
     scaling: Scaling
 
     def check(self, bands: tuple[str, ...], settings: Settings) -> None:
-        """Raise InputError where the model does not fit a scene with `bands` or the settings."""
+        """Raise InputError where the model does not fit a scene with `bands`, or what was asked for contradicts it."""
         if bands != self.bands:
             raise InputError(
                 f"--model {self.directory}: was trained on bands {','.join(self.bands)}; the scene has "
                 f"{','.join(bands)}; give a --bands that matches"
             )
-        if "k" in settings.model_fields_set and settings.k != self.k:
-            raise InputError(f"--model {self.directory}: has k = {self.k}; got --k {settings.k}; leave --k out")
+        own = {"k": self.k, "preset": self.preset, "scaling": self.scaling.name, "mode": "global"}
+        for name in settings.model_fields_set & own.keys():
+            asked = getattr(settings, name)
+            if asked != own[name]:
+                raise InputError(f"--model {self.directory}: has {name} = {own[name]}; got {asked}; leave --{name} out")
+        for name in ("global_classes", "options"):
+            if getattr(settings, name):
+                option = name.replace("_", "-")
+                raise InputError(f"--model {self.directory}: is applied as it is; leave {option} out, or train anew")
+
+    def settle(self, settings: Settings) -> Settings:
+        """Return the settings with what the model decides, for the record."""
+        decided = {"k": self.k, "preset": self.preset, "scaling": self.scaling.name, "mode": "global"}
+        return settings.model_copy(update=decided)
 
 
 def save_model(model: Model, directory: Path, bands: tuple[str, ...], scaling: Scaling) -> str:
@@ -53,7 +65,7 @@ def save_model(model: Model, directory: Path, bands: tuple[str, ...], scaling: S
 def find_model(path: Path) -> ModelRef:
     """Find the model in a run directory, or in a model directory; raises InputError where there is not just one."""
     for directory in (path, path / "model"):
-        card = read_json(directory / CARD)
+        card = _read_card(directory)
         if card is not None:
             break
     else:
@@ -71,6 +83,13 @@ def find_model(path: Path) -> ModelRef:
     return ModelRef(
         directory, card["digest"], config.preset, config.k, tuple(card["bands"]), config.context_px, scaling
     )
+
+
+def _read_card(directory: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(directory / CARD)
+    except (InputError, OSError) as error:
+        raise InputError(f"--model {directory}: {CARD} cannot be read; give an unchanged run directory") from error
 
 
 @lru_cache(maxsize=2)

@@ -62,7 +62,7 @@ class GridRules:
         if self.align not in ("refuse", "resample"):
             raise InputError(f"--align {self.align}: expected refuse or resample")
         if self.resampling not in ("nearest", "bilinear"):
-            raise InputError(f"--resampling {self.resampling}: expected nearest or bilinear")
+            raise InputError(f"resampling {self.resampling}: expected nearest or bilinear")
         if not 0 <= self.tolerance_px < 0.5:
             raise InputError(f"tolerance_px {self.tolerance_px}: expected 0 to 0.5 pixels, 0.5 excluded")
 
@@ -277,5 +277,5 @@ def _in_precedence(tiles: list[Tile], overlap: Overlap) -> list[Tile]:
     if overlap == "last":
         return tiles[::-1]
     if overlap != "most-valid":
-        raise InputError(f"--overlap {overlap}: expected first, last or most-valid")
+        raise InputError(f"--overlap-rule {overlap}: expected first, last or most-valid")
     return sorted(tiles, key=lambda tile: -tile.file.count_valid())

@@ -73,7 +73,7 @@ class Plan:
 
 def model_config(settings: Settings, bands: tuple[str, ...]) -> ModelConfig:
     """Return the preset's configuration, with the options of the settings; InputError where they do not fit."""
-    kind = {"texture": ktex_model.TextureConfig, "paper": ktex_model.PaperConfig}[settings.preset]
+    kind = ktex_model.TextureConfig if settings.preset == "texture" else ktex_model.PaperConfig
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.options.items()
     }
@@ -82,17 +82,20 @@ def model_config(settings: Settings, bands: tuple[str, ...]) -> ModelConfig:
     try:
         config: ModelConfig = kind(k=settings.k, bands=len(bands), **options)
     except (TypeError, ValueError) as error:
-        raise InputError(f"options of preset {settings.preset!r}: {error}") from error
+        reason = str(error).rpartition("__init__() ")[2]
+        raise InputError(f"options of preset {settings.preset!r}: {reason}; see {kind.__name__}") from error
     return config
 
 
-def make_plan(scene: Scene, settings: Settings, out: Path) -> Plan:
-    """Decide how `scene` is worked on; raises InputError where that cannot be."""
+def make_plan(scene: Scene, settings: Settings, out: Path, name: str = "the scene") -> Plan:
+    """Decide how `scene` is worked on; raises InputError, with the scene's `name`, where that cannot be."""
     folders = Folders(out.absolute())
     given = None if settings.model is None else find_model(settings.model)
     if given is not None:
         given.check(scene.bands, settings)
-    context_px = model_config(settings, scene.bands).context_px if given is None else given.context_px
+        settings, context_px = given.settle(settings), given.context_px
+    else:
+        context_px = model_config(settings, scene.bands).context_px
     one_model = given is not None or settings.mode == "global"
     height, width = scene.geobox.shape
     grid = BlockGrid(
@@ -101,12 +104,28 @@ def make_plan(scene: Scene, settings: Settings, out: Path) -> Plan:
         overlap_px=0 if one_model else settings.overlap_px,
         context_px=context_px,
     )
-    view = overview(scene)
+    view = overview(scene, name)
     scaling = _fit_scaling(scene, settings, view) if given is None else given.scaling
+    if given is None and settings.preset == "paper":
+        _check_extractors(settings, scene.bands)
     return Plan(scene, grid, scaling, settings, folders, given)
 
 
-def overview(scene: Scene) -> Pixels:
+def _check_extractors(settings: Settings, bands: tuple[str, ...]) -> None:
+    """Find what the published losses need before any work begins; downloads what Keras does not have yet."""
+    from ktex_model import extractors
+
+    config = model_config(settings, bands)
+    try:
+        if getattr(config, "uses_imagenet", False):
+            extractors.imagenet(config.imagenet_weights)  # type: ignore[union-attr]
+        if getattr(config, "autoencoder", None):
+            extractors.load(config.autoencoder)  # type: ignore[union-attr,arg-type]
+    except (OSError, ValueError) as error:
+        raise InputError(f"--preset paper: {' '.join(str(error).split())}") from error
+
+
+def overview(scene: Scene, name: str) -> Pixels:
     """Return a decimated view of the scene with valid pixels in it; raises InputError where there are none at all."""
     view = scene.overview(OVERVIEW_PX)
     if view.valid.any():
@@ -122,7 +141,7 @@ def overview(scene: Scene) -> Pixels:
                     Pixels(pixels.data[:, ::2, ::2], pixels.valid[::2, ::2]) if pixels.valid[::2, ::2].any() else pixels
                 )
     raise InputError(
-        "the scene has no valid pixel: all is nodata, transparent or masked; check --bands, --mask, --aoi and the files"
+        f"{name}: has no valid pixel: all is nodata, transparent or masked; check --bands, --mask, --aoi and the files"
     )
 
 

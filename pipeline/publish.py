@@ -176,6 +176,7 @@ def write_record(run: Run) -> None:
         stages=[
             Stage(name=each.name, seconds=each.seconds, pixels=each.pixels, peak_rss_bytes=each.peak_rss_bytes)
             for each in books.values()
+            if each.name != "publish"  # which writes this
         ],
         metrics=metrics,
     )

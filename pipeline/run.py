@@ -20,7 +20,7 @@ import xarray as xr
 from pipeline.align import Alignment, Overlap, align
 from pipeline.assemble import assemble_block, task_of
 from pipeline.blocks import Block
-from pipeline.engine import Engine, open_engine
+from pipeline.engine import Engine, check_scheduler, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.metrics import overlap_disagreement
 from pipeline.plan import Plan, code_version, make_plan
@@ -80,6 +80,11 @@ class Run:
     def is_done(self) -> bool:
         """Whether the result was there before this run began; there is nothing to do then."""
         return self.workspace.is_published
+
+    @property
+    def log(self) -> Path:
+        """What the run and its workers have to say."""
+        return self.plan.folders.log
 
     def alive(self) -> list[Block]:
         """Return the blocks that have not failed in an earlier stage."""
@@ -146,7 +151,8 @@ def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool 
     """
     created, start = datetime.now(UTC), time.perf_counter()
     out = Path(out).expanduser().absolute()
-    plan = make_plan(open_source(source, settings), settings, out)
+    plan = make_plan(open_source(source, settings), settings, out, describe_source(source))
+    check_scheduler(settings)
     manifest = describe_work(plan)
     workspace = Workspace(out, manifest, fresh=fresh)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
@@ -169,6 +175,14 @@ def open_source(source: Source, settings: Settings) -> Scene:
         tolerance_px=settings.tolerance_px,
         resampling=settings.resampling,
     )
+
+
+def describe_source(source: Source) -> str:
+    """Return a short name of a source, for messages."""
+    if isinstance(source, xr.DataArray):
+        return f"DataArray {source.name or ''}".strip()
+    paths = [str(source)] if isinstance(source, str | Path) else [str(path) for path in source]
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def describe_work(plan: Plan) -> dict[str, Any]:
@@ -258,6 +272,8 @@ def _align(run: Run, engine: Engine, report: Report) -> None:
         report(done, len(pairs) + 1)
     overlaps.sort(key=lambda shared: (shared.a, shared.b))
     signatures = [found for block in run.alive() if (found := read_signature(plan, block.index)) is not None]
+    if not signatures:
+        raise RunFailedError("no block with valid pixels could be labelled; see the log")
     solved = align(signatures, overlaps, classes=plan.settings.global_classes, seed=plan.settings.seed)
     disagreement = overlap_disagreement(solved, signatures, overlaps)
     write_json(plan.folders.alignment, solved.to_json() | {"overlap_disagreement": disagreement})
@@ -352,7 +368,7 @@ def segment(
     """
     with prepare(source, settings, out, fresh=fresh) as run:
         if not run.is_done:
-            with open_engine(settings) as engine:
+            with open_engine(settings, run.log) as engine:
                 for stage in STAGES:
                     stage(run, engine, partial(progress or _silent, stage.title))
         return run.result()

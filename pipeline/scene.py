@@ -65,11 +65,17 @@ def open_scene(
     """
     rules = GridRules(align, tolerance_px, resampling)
     base: SampledScene
-    if isinstance(source, xr.DataArray):
-        base = open_array(source, bands)
-    else:
-        base = _open_files(list_rasters(source), bands, date, overlap, rules)
-    return _restrict(base, mask, aoi, rules)
+    try:
+        if isinstance(source, xr.DataArray):
+            base = open_array(source, bands)
+        else:
+            base = _open_files(list_rasters(source), bands, date, overlap, rules)
+        return _restrict(base, mask, aoi, rules)
+    except OSError as error:
+        named = error.filename or "SOURCE"
+        raise InputError(
+            f"{named}: cannot be read ({error.strerror or error}); check its path and permissions"
+        ) from error
 
 
 def _open_files(

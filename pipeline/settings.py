@@ -75,7 +75,7 @@ class Settings(BaseModel):
     overlap_rule: Literal["first", "last", "most-valid"] = "first"
     align: Literal["refuse", "resample"] = "refuse"
     tolerance_px: float = Field(0.01, gt=0, lt=0.5)
-    resampling: Literal["nearest", "bilinear"] = "bilinear"
+    resampling: Literal["nearest", "bilinear"] = "nearest"
     model: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=255)
     sample_windows: int = Field(16, ge=1)

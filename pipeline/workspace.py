@@ -26,6 +26,11 @@ from pipeline.errors import InputError
 WORK = ".ktex"
 RECORD = "run.json"
 MANIFEST = "manifest.json"
+OUTPUTS = (
+    "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "confidence.tif", "classes.json",
+    "quicklook.png",
+)  # fmt: skip
+"""All that a run may publish beside its record."""
 BESIDE = frozenset({WORK, "scene", "run.log"})
 """What may lie in a run directory before the run: an earlier try, the scene of the demo, and the log."""
 
@@ -152,7 +157,12 @@ class Workspace:
         self.folders = Folders(out.absolute())
         self._manifest = {**manifest, "format": FORMAT}
         self._lock: IO[str] | None = None
-        self._published = self._inspect(fresh)
+        try:
+            self._published = self._inspect(fresh)
+        except OSError as error:
+            raise InputError(
+                f"--out {out}: cannot be looked into ({error.strerror}); give another directory"
+            ) from error
         self._open(fresh)
 
     @property
@@ -166,11 +176,12 @@ class Workspace:
             raise InputError(f"--out {root}: is a file; give a directory")
         if not root.exists():
             return False
-        record, under_way = read_json(root / RECORD), read_json(self.folders.work / MANIFEST)
-        if record is None and under_way is None and any(path.name not in BESIDE for path in root.iterdir()):
+        files = root / RECORD, self.folders.work / MANIFEST
+        if not any(file.exists() for file in files) and any(path.name not in BESIDE for path in root.iterdir()):
             raise InputError(f"--out {root}: is not empty and holds no run; give a new or an empty directory")
         if fresh:
             return False
+        record, under_way = (read_json(file) for file in files)
         for found in (record, under_way):
             if found is not None and found.get("key") != key:
                 raise InputError(
@@ -237,19 +248,25 @@ class Workspace:
         between leaves the outputs that have not been moved; publishing again moves them.
         """
         root, outputs = self.folders.root, self.folders.outputs
-        record = outputs / RECORD
+        list_path = self.folders.work / "publishing.json"
+        if not list_path.exists():
+            write_json(list_path, {"names": sorted(path.name for path in outputs.iterdir() if path.name != RECORD)})
+        names = (read_json(list_path) or {})["names"]
         (root / RECORD).unlink(missing_ok=True)
-        for path in sorted(outputs.iterdir()):
-            if path != record:
-                _remove(root / path.name)
-                path.rename(root / path.name)
-        record.rename(root / RECORD)
+        for name in {*OUTPUTS} - {*names}:
+            _remove(root / name)  # what only an earlier run of another kind had
+        for name in names:
+            if (outputs / name).exists():
+                _remove(root / name)
+                (outputs / name).rename(root / name)
+        (outputs / RECORD).rename(root / RECORD)
+        list_path.unlink()
         if not keep_work:
             self._clear()
         self._published = True
 
     def close(self) -> None:
-        """Give the directory free; empty traces of a run that never wrote anything are removed."""
+        """Give the directory free; of a published run without intermediates nothing stays but its outputs."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

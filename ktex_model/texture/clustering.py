@@ -14,6 +14,8 @@ Ints = NDArray[np.int64]
 
 def whiten(values: Floats, components: int) -> Floats:
     """Project ``(n, feature)`` on its leading principal components, each to unit variance."""
+    if len(values) < 2:
+        return np.zeros((len(values), 0), np.float32)
     centred = values - values.mean(0)
     variance, basis = np.linalg.eigh(np.cov(centred, rowvar=False).reshape(values.shape[1], -1))
     lead = np.argsort(variance)[::-1][:components]

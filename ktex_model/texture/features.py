@@ -98,17 +98,6 @@ def describe(levels: Levels) -> Floats:
     return np.concatenate([levels.smooth[0], *energies, *slopes], -1, dtype=np.float32)
 
 
-def feature_count(bands: int) -> int:
-    """Return the length of `describe`'s last axis.
-
-    Examples
-    --------
-    >>> [feature_count(bands) for bands in (1, 2, 4)]
-    [10, 14, 16]
-    """
-    return bands + len(SCALES_PX) * (min(bands, 2) + 2)
-
-
 def local_statistics(levels: Levels, stride: int) -> tuple[Floats, Floats, Mask]:
     """Return mean colours and log energies of cells, from which starts are clustered.
 

@@ -131,7 +131,7 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     loss = simulation_loss(model, bank, full)
     log.stage("generators", 1, agreement=float((generated == labels).mean()), simulation_loss=loss)
     log.step(loss)
-    targets = maps if cells.stride == 2 else [pick(laid, 2) for laid in maps]
+    targets = maps if cells.stride == 2 else [_halved(laid) for laid in maps]
     fitted, losses = fit_network(samples, targets, rotation, config, seed, lambda _, value: log.step(value))
     model = TextureModel(config, rotation, fitted, generators, share)
     log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, full))
@@ -143,6 +143,13 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         stages=tuple(log.stages),
     )
     return Trained(model, history)
+
+
+def _halved(laid: Ints) -> Ints:
+    """Return one class for each 2 x 2 pixels, the highest in it; -1 where none is valid: not one pixel is lost."""
+    height, width = (-(-size // 2) for size in laid.shape)
+    even = np.pad(laid, [(0, 2 * height - laid.shape[0]), (0, 2 * width - laid.shape[1])], constant_values=-1)
+    return np.asarray(even.reshape(height, 2, width, 2).max((1, 3)))
 
 
 def check_samples(samples: Sequence[Sample], config: TextureConfig) -> None:

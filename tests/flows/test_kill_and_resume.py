@@ -1,4 +1,4 @@
-"""The whole path with the real model in real processes: killed in the middle, resumed, and done in one process alone."""
+"""The whole path with the real model in real processes: killed, resumed, and done in one process alone."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ class Work:
     """A run whose stages only say that they were there."""
 
     is_done = False
+    log = None
 
     @contextmanager
     def clocked(self, name: str) -> Iterator[str]:
@@ -80,7 +81,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[str], 
 
     monkeypatch.setattr(module, "STAGES", (make("train"), make("predict")))
     monkeypatch.setattr(module, "prepare", lambda *_, **__: work)
-    monkeypatch.setattr(module, "open_engine", lambda _: Engine())
+    monkeypatch.setattr(module, "open_engine", lambda *_: Engine())
     monkeypatch.setattr(module, "class_table", lambda _: [{"id": 0, "share": 1.0}])
     monkeypatch.setattr(module, "to_markdown", lambda _: "# summary")
     return seen, work

@@ -271,3 +271,13 @@ def test_what_does_not_fit_is_refused(trained: Trained) -> None:
         trained.model.predict(image, sample.valid[1:])
     with pytest.raises(ValueError, match="`inner` must lie in an image"):
         trained.model.predict(image, sample.valid, (slice(0, 41), slice(0, 40)))
+
+
+def test_a_single_valid_pixel_is_enough_to_end() -> None:
+    image = np.full((40, 40, 2), 0.5, np.float32)
+    valid = np.zeros((40, 40), np.bool_)
+    valid[20, 20] = True
+    trained = train([Sample(image, valid)], TextureConfig(k=2, bands=2, rounds=2, steps=1, batch=1, crop_px=32))
+    labels = trained.model.predict(image, valid).labels
+    assert labels[20, 20] < 2
+    assert (labels[~valid] == 255).all()

@@ -70,5 +70,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ktex_model, "train", train)
     monkeypatch.setattr(ktex_model, "save", save)
     monkeypatch.setattr(ktex_model, "load", load)
+    monkeypatch.setattr(ktex_model, "load_config", load)  # it has k, context and preset as well
     load_model.cache_clear()
     return trainings

@@ -327,8 +327,8 @@ def test_the_same_crs_in_other_words():
     ("option", "found"),
     [
         ({"align": "force"}, "--align force: expected refuse or resample"),
-        ({"overlap": "best"}, "--overlap best: expected first, last or most-valid"),
-        ({"resampling": "cubic"}, "--resampling cubic: expected nearest or bilinear"),
+        ({"overlap": "best"}, "--overlap-rule best: expected first, last or most-valid"),
+        ({"resampling": "cubic"}, "resampling cubic: expected nearest or bilinear"),
         ({"tolerance_px": 0.5}, "tolerance_px 0.5: expected 0 to 0.5"),
     ],
 )

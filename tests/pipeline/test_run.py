@@ -338,7 +338,7 @@ def test_a_model_must_fit_the_scene(tmp_path: Path, trainings: list[str]) -> Non
     with pytest.raises(InputError, match="was run in 'local' mode and has a model for each block"):
         segment(tmp_path / "scene.tif", Settings(**SMALL, model=tmp_path / "local"), tmp_path / "out")
     one = tmp_path / "local" / "models" / "0000_0001"
-    with pytest.raises(InputError, match="has k = 4; got --k 5; leave --k out"):
+    with pytest.raises(InputError, match="has k = 4; got 5; leave --k out"):
         segment(tmp_path / "scene.tif", Settings(**SMALL, k=5, model=one), tmp_path / "out")
     with pytest.raises(InputError, match="was trained on bands G; the scene has R"):
         segment(tmp_path / "scene.tif", Settings(**{**SMALL, "bands": "R=1"}, model=one), tmp_path / "out")
@@ -347,6 +347,73 @@ def test_a_model_must_fit_the_scene(tmp_path: Path, trainings: list[str]) -> Non
     (one / "scaling.json").write_text(json.dumps({**card, "scaling": {}}))
     with pytest.raises(InputError, match="cannot be read"):
         segment(tmp_path / "scene.tif", Settings(**SMALL, model=one), tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "paper"}, "has preset = texture; got paper; leave --preset out"),
+        ({"scaling": "reflectance"}, "has scaling = byte; got reflectance; leave --scaling out"),
+        ({"mode": "local"}, "has mode = global; got local; leave --mode out"),
+        ({"global_classes": 3}, "is applied as it is; leave global-classes out"),
+        ({"options": {"steps": 3}}, "is applied as it is; leave options out"),
+    ],
+)
+def test_what_contradicts_a_given_model_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path, trainings: list[str]
+) -> None:
+    make_scene(tmp_path / "scene.tif")
+    segment(tmp_path / "scene.tif", Settings(**SMALL, k=4, mode="global"), tmp_path / "global")
+    with pytest.raises(InputError, match=message):
+        segment(tmp_path / "scene.tif", Settings(**{**SMALL, **changes}, model=tmp_path / "global"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_of_an_applied_model_says_what_the_model_is(tmp_path: Path, trainings: list[str]) -> None:
+    make_scene(tmp_path / "scene.tif")
+    segment(tmp_path / "scene.tif", Settings(**SMALL, k=4, mode="global"), tmp_path / "global")
+    plain = {name: value for name, value in SMALL.items() if name != "scaling"}
+    settings = segment(
+        tmp_path / "scene.tif", Settings(**plain, model=tmp_path / "global"), tmp_path / "out"
+    ).record.settings
+    assert [settings[name] for name in ("k", "mode", "scaling", "preset")] == [4, "global", "byte", "texture"]
+
+
+def test_a_fresh_run_of_another_kind_leaves_nothing_of_the_old(tmp_path: Path, trainings: list[str]) -> None:
+    make_scene(tmp_path / "scene.tif")
+    for mode, there, gone in (
+        ("global", "model", "models"),
+        ("local", "models", "model"),
+        ("global", "model", "models"),
+    ):
+        segment(tmp_path / "scene.tif", Settings(**SMALL, k=4, mode=mode), tmp_path / "out", fresh=True)
+        assert (tmp_path / "out" / there).is_dir()
+        assert not (tmp_path / "out" / gone).exists()
+
+
+def test_a_scheduler_that_is_not_there_is_found_before_anything_is_written(
+    tmp_path: Path, trainings: list[str]
+) -> None:
+    make_scene(tmp_path / "scene.tif")
+    with pytest.raises(InputError, match="no Dask scheduler answers there"):
+        segment(tmp_path / "scene.tif", Settings(**SMALL, scheduler="tcp://127.0.0.1:9"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_losses_are_found_before_anything_is_written(
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ktex_model import extractors
+
+    def refuse(source: str) -> None:
+        raise ValueError(f"VGG-16 weights ({source}) cannot be downloaded: put them there")
+
+    monkeypatch.setattr(extractors, "imagenet", refuse)
+    write_raster(tmp_path / "rgb.tif", np.random.default_rng(0).integers(1, 255, (3, 80, 80)).astype(np.uint8))
+    settings = Settings(**{**SMALL, "bands": "rgb"}, preset="paper")
+    with pytest.raises(InputError, match=r"--preset paper: VGG-16 weights \(keras\) cannot be downloaded"):
+        segment(tmp_path / "rgb.tif", settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_published_is_opened_or_refused(tmp_path: Path, trainings: list[str]) -> None:

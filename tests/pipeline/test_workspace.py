@@ -46,6 +46,7 @@ def test_unfinished_work_is_found_again_and_dropped_by_fresh(tmp_path: Path) -> 
 def test_a_crash_between_two_moves_is_mended_by_the_next_run(tmp_path: Path) -> None:
     with Workspace(tmp_path, manifest()) as workspace:
         finish(workspace)
+        write_json(workspace.folders.work / "publishing.json", {"names": ["labels.tif"]})
         (workspace.folders.outputs / "labels.tif").rename(tmp_path / "labels.tif")
     assert not (tmp_path / RECORD).exists()
     with Workspace(tmp_path, manifest()) as workspace:
@@ -113,3 +114,4 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("[]")
     with pytest.raises(InputError, match="must hold a JSON object; got list"):
         Workspace(tmp_path, manifest())
+    Workspace(tmp_path, manifest(), fresh=True).close()
