@@ -184,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _say_usage(error)
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted; what is done is kept, and the same command resumes it")
+        kept = arguments[:1] in (["run"], ["demo"])
+        _say("interrupted" + ("; what is done is kept, and the same command resumes it" if kept else ""))
         return EXIT_INTERRUPTED
     except Exception as error:  # the last door: whatever comes is told in one line
         if {"-v", "--verbose"} & set(arguments) and not hasattr(error, "log_path"):
