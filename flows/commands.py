@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,10 @@ def run_segmentation(
     from pipeline.engine import open_engine
     from pipeline.run import STAGES, prepare
 
-    with prepare(sources, settings, out, fresh=fresh) as work:
+    # The published losses are looked for with TensorFlow, which speaks on standard error whatever it is told.
+    with hushed() if settings.preset == "paper" and not verbose else nullcontext():
+        prepared = prepare(sources, settings, out, fresh=fresh)
+    with prepared as work:
         if work.is_done:
             click.echo(f"ktex: {out} holds this result already; --fresh makes it anew", err=True)
         else:
@@ -157,6 +160,19 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(str(each) for each in value) if isinstance(value, list) else str(value)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what native libraries write to standard error; errors are raised as ever."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

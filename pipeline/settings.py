@@ -154,5 +154,5 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; known are {', '.join(sorted(Settings.model_fields))}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"setting {name!r}: {message}; got {fault['input']!r}" if name else message

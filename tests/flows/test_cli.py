@@ -235,3 +235,10 @@ def test_check_reads_the_mosaic_and_writes_nothing(
     assert "1 x 2 of 128 px" in out
     assert sorted(demo.paths[0].parent.rglob("*")) == before
     assert not any(tmp_path.iterdir())
+
+
+def test_native_noise_is_dropped_and_standard_error_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with commands.hushed():
+        os.write(2, b"noise of a native library\n")
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
