@@ -12,7 +12,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,20 +38,25 @@ BESIDE = frozenset({WORK, "scene", "run.log"})
 FORMAT = 1
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a file beside `path` to write to, which takes its place at the end: it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    yield partial
+    os.replace(partial, path)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is there whole or not at all, whatever happens."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with _whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write plain arrays as ``.npz`` so that they are there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with _whole(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    os.replace(partial, path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

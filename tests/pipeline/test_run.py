@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, open_result, segment
-from pipeline import assemble as assemble_module
 from pipeline import predict as predict_module
 from pipeline import run as run_module
 from pipeline.blocks import Block
@@ -431,4 +430,3 @@ def test_assembly_takes_confidence_from_the_owner(tmp_path: Path, trainings: lis
     confidence, labels = result.confidence.to_numpy(), result.labels.to_numpy()
     np.testing.assert_array_equal(confidence == 255, labels == 255)
     assert confidence[labels != 255].max() <= 180
-    assert assemble_module.STAGE == "cut"
