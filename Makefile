@@ -45,7 +45,7 @@ bench: setup  ## Run the benchmarks, quick versions
 
 lock: $(UV)  ## Resolve requirements.lock anew
 	$(UV) pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-	  --extra $(EXTRA) --extra jax --extra planet --extra dev --quiet pyproject.toml -o requirements.lock
+	  --extra $(EXTRA) --extra jax --extra planet --extra postgres --extra dev --quiet pyproject.toml -o requirements.lock
 
 $(UV):
 	$(PYTHON) -m venv $(VENV)
