@@ -16,6 +16,7 @@ from pipeline.cog import verify_cog, write_cog
 from pipeline.legend import Legend
 from pipeline.metrics import Seams, effective_classes, seams
 from pipeline.plan import OVERVIEW_PX, Plan
+from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import AlignmentMetrics, Blocks, Input, Metrics, Stage, make_record
 from pipeline.stores import LabelStore, set_legend
@@ -37,6 +38,7 @@ def write_outputs(
     legend = make_legend(plan, alignment, blocks)
     set_legend(plan.folders.labels, legend)
     legend.to_json(outputs / "classes.json")
+    (outputs / "labels.qml").write_text(to_qml(legend), encoding="utf-8")
     store = LabelStore.open(plan.folders.labels)
     report(1, steps)
     write_cog(store, outputs / "labels.tif", legend=legend, tags={"TIFFTAG_SOFTWARE": "ktextures"})

@@ -28,8 +28,8 @@ WORK = ".ktex"
 RECORD = "run.json"
 MANIFEST = "manifest.json"
 OUTPUTS = (
-    "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "confidence.tif", "classes.json",
-    "quicklook.png",
+    "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
+    "classes.json", "quicklook.png",
 )  # fmt: skip
 """All that a run may publish beside its record."""
 BESIDE = frozenset({WORK, "scene", "run.log"})

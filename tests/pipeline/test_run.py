@@ -69,6 +69,7 @@ def test_outputs_agree_and_open_everywhere(tmp_path: Path, trainings: list[str])
         "labels.zarr",
         "labels.tif",
         "labels.tif.aux.xml",
+        "labels.qml",
         "confidence.tif",
         "classes.json",
         "run.json",
