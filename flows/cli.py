@@ -89,8 +89,15 @@ _WORK = _options(
     ),
     click.option(
         "--engine",
-        type=click.Choice(["serial", "processes"]),
-        help="In this process, or in worker processes [processes].",
+        type=click.Choice(["serial", "processes", "cuda"]),
+        help="In this process, in worker processes, or in one a GPU (needs dask-cuda) [processes].",
+    ),
+    click.option(
+        "--resource",
+        "resources",
+        multiple=True,
+        metavar="NAME=N",
+        help="What a block asks of a worker of --scheduler, such as GPU=1; may be repeated.",
     ),
 )
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log to standard error, and show tracebacks.")
@@ -173,7 +180,10 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "resources" in given:
+        given["resources"] = dict(each.partition("=")[::2] for each in given["resources"])
+    return given
 
 
 def main(argv: Sequence[str] | None = None) -> int:

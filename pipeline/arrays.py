@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from pipeline.bands import BandProfile, check_bands, infer_bands, parse_bands
 from pipeline.blocks import Window
 from pipeline.errors import InputError
-from pipeline.pixels import InputFile, Pixels, SampledScene, Scene
+from pipeline.pixels import InputFile, Pixels, Report, SampledScene, Scene
 from pipeline.validity import valid_from_alpha, valid_from_samples
 
 SPOOL_CHUNK_PX = 1024
@@ -56,7 +56,11 @@ class ArrayScene(SampledScene):
             valid &= valid_from_alpha(samples[-1])
         return Pixels(data, valid)
 
-    def fingerprints(self) -> list[InputFile]:
+    def files_in(self, window: Window) -> list[str]:
+        """Return the label of the array: any change of it counts for all of it."""
+        return [_label(self.array)]
+
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Hash the pixels, a few rows at a time."""
         n_bytes = int(np.prod(self.geobox.shape)) * len(self.bands) * self.dtype.itemsize
         return [InputFile(_label(self.array), n_bytes, _digest(self))]
@@ -158,7 +162,11 @@ class SpooledScene(SampledScene):
             np.asarray(data.oindex[slice(None), rows, columns]), np.asarray(valid.oindex[rows, columns]).astype(bool)
         )
 
-    def fingerprints(self) -> list[InputFile]:
+    def files_in(self, window: Window) -> list[str]:
+        """Return the label of what was spooled: any change of it counts for all of it."""
+        return [self.label]
+
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Return the hash of the pixels, taken as they were spooled."""
         n_bytes = int(np.prod(self.geobox.shape)) * len(self.bands) * self.dtype.itemsize
         return [InputFile(self.label, n_bytes, self.sha256)]

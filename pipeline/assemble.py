@@ -6,6 +6,8 @@ ids is a lookup applied on the way.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
 from pipeline.align.cut import compose, gather
 from pipeline.blocks import Block, BlockGrid, Index, Window
+from pipeline.costs import Costs
 from pipeline.plan import Plan
 from pipeline.stores import LabelStore, RawStore
 from pipeline.train import peak_rss_bytes
@@ -33,12 +36,16 @@ class Node:
     posterior: NDArray[np.float32]
 
 
+_SAME = Node(np.arange(NO_CLASS, dtype=np.uint8), np.ones(NO_CLASS, dtype=np.float32))
+
+
 @dataclass(frozen=True)
 class Task:
-    """A block to assemble, with what is known of the blocks around it."""
+    """A block to assemble, with what is known of the blocks around it; `key` is a digest of all that."""
 
     block: Block
     nodes: dict[Index, Node]
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -46,14 +53,40 @@ class Task:
         return self.block.name
 
 
-def task_of(plan: Plan, block: Block, alignment: Alignment | None) -> Task:
-    """Gather what one block's assembly needs; without an alignment all blocks speak one vocabulary already."""
-    around = [block.index, *plan.grid.neighbours(block.index)]
+def task_of(plan: Plan, block: Block, alignment: Alignment | None, keys: Mapping[Index, str] | None = None) -> Task:
+    """Gather what one block's assembly needs; without an alignment all blocks speak one vocabulary already.
+
+    `keys` say what the raw labels of each block rest on; only blocks that have one are looked at, if it is given.
+    """
+    around = [i for i in (block.index, *plan.grid.neighbours(block.index)) if keys is None or i in keys]
     if alignment is None:
-        same = Node(np.arange(NO_CLASS, dtype=np.uint8), np.ones(NO_CLASS, dtype=np.float32))
-        return Task(block, dict.fromkeys(around, same))
-    known = (index for index in around if index in alignment.lookup)
-    return Task(block, {i: Node(alignment.lookup[i].astype(np.uint8), alignment.posterior[i]) for i in known})
+        nodes = dict.fromkeys(around, _SAME)
+    else:
+        known = (index for index in around if index in alignment.lookup)
+        nodes = {i: Node(alignment.lookup[i].astype(np.uint8), alignment.posterior[i]) for i in known}
+    digest = hashlib.sha256()
+    for index, node in nodes.items():
+        digest.update(f"{index} {(keys or {}).get(index)}".encode() + node.lookup.tobytes() + node.posterior.tobytes())
+    return Task(block, nodes, digest.hexdigest())
+
+
+def is_assembled(plan: Plan, task: Task) -> bool:
+    """Whether a core was put together already, of just these labels under this alignment."""
+    found = plan.folders.done(STAGE, task.name)
+    return found is not None and found.get("key") == task.key
+
+
+def erase_failed(plan: Plan, names: Iterable[str]) -> None:
+    """Make nodata of the cores that an earlier try put together of blocks that have failed now."""
+    store = None
+    for name in names:
+        marker = plan.folders.marker(STAGE, name)
+        if marker.exists():
+            store = store or LabelStore.open(plan.folders.labels, mode="r+")
+            iy, ix = name.split("_")
+            core = plan.grid.block((int(iy), int(ix))).core
+            marker.unlink()
+            store.write(core, np.full(core.shape, store.nodata, store.dtype), np.full(core.shape, NO_CLASS, np.uint8))
 
 
 class Neighbourhood:
@@ -92,14 +125,23 @@ def _translate(labels: Labels, margin: Labels, node: Node) -> tuple[Labels, Labe
 
 def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     """Write the labels and the confidence of one core, and mark it done."""
-    block, grid = task.block, plan.grid
-    around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
-    owners = compose(grid, block.index, around.labels)
-    labels = gather(grid, block.index, owners, around.labels, NO_CLASS)
-    confidence = gather(grid, block.index, owners, around.confidence, NO_CLASS)
-    LabelStore.open(plan.folders.labels, mode="r+").write(block.core, labels, confidence)
-    counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
-    record = {"pixels": int(counts.sum()), "counts": _sparse(counts), "peak_rss_bytes": peak_rss_bytes()}
+    block, grid, costs = task.block, plan.grid, Costs()
+    plan.folders.marker(STAGE, task.name).unlink(missing_ok=True)
+    with costs.computing("cut"):
+        around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
+        owners = compose(grid, block.index, around.labels)
+        labels = gather(grid, block.index, owners, around.labels, NO_CLASS)
+        confidence = gather(grid, block.index, owners, around.confidence, NO_CLASS)
+        counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+    with costs.moving("write"):
+        LabelStore.open(plan.folders.labels, mode="r+").write(block.core, labels, confidence)
+    record = {
+        "pixels": int(counts.sum()),
+        "counts": _sparse(counts),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "key": task.key,
+        "costs": costs.to_json(),
+    }
     plan.folders.mark(STAGE, block.name, record)
     return record
 

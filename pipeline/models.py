@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,7 +57,9 @@ class ModelRef:
 
 
 def save_model(model: Model, directory: Path, bands: tuple[str, ...], scaling: Scaling) -> str:
-    """Write a model with its card; returns its digest."""
+    """Write a model with its card, in the place of one that may be there; returns its digest."""
+    if directory.exists():
+        shutil.rmtree(directory)  # of a try that was killed before it was marked done
     digest = ktex_model.save(model, directory)
     write_json(directory / CARD, {"bands": list(bands), "scaling": scaling.to_json(), "digest": digest})
     return digest

@@ -33,7 +33,7 @@ from pipeline.lattice import (
     resample_nearest,
     same_crs,
 )
-from pipeline.pixels import InputFile, Pixels, SampledScene, fingerprint_files
+from pipeline.pixels import InputFile, Pixels, Report, SampledScene, fingerprint_files
 from pipeline.rasterfile import ImageFile, RasterFile
 
 Overlap = Literal["first", "last", "most-valid"]
@@ -222,10 +222,15 @@ class MosaicScene(SampledScene):
                 _fill(pixels.data[:, at[0], at[1]], part.data, missing)
         return pixels
 
-    def fingerprints(self) -> list[InputFile]:
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Hash every file that the pixels come from."""
         masks = [tile.file.udm2 for tile in self.tiles if tile.file.udm2]
-        return fingerprint_files(sorted({*(tile.file.path for tile in self.tiles), *masks}))
+        return fingerprint_files(sorted({*(tile.file.path for tile in self.tiles), *masks}), report)
+
+    def files_in(self, window: Window) -> list[str]:
+        """Return the files that reach into a window, in order of precedence, each with its UDM2 after it."""
+        paths = (path for tile in self.tiles_in(window) for path in (tile.file.path, tile.file.udm2))
+        return [str(path) for path in paths if path is not None]
 
 
 def _fill(data: NDArray[Any], part: NDArray[Any], where: NDArray[np.bool_]) -> None:

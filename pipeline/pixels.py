@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,9 @@ from pipeline.blocks import Window
 from pipeline.errors import InputError, RunFailedError
 
 FINGERPRINT_THREADS = 4
+
+Report = Callable[[int, int], None]
+"""Called with (done, in all)."""
 
 
 class Pixels(NamedTuple):
@@ -52,11 +55,32 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True)
 class InputFile:
-    """Identity of an input, as `run.json` records it."""
+    """Identity of an input, as `run.json` records it.
+
+    `mtime_ns` is when the file was last changed as it was hashed, None for what is no file. It tells whether the
+    file is still the one that was hashed, and is no part of its identity.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    mtime_ns: int | None = field(default=None, compare=False)
+
+    def check_unchanged(self) -> None:
+        """Raise RunFailedError where the file is gone, or another than the one that was hashed."""
+        if self.mtime_ns is None:
+            return
+        try:
+            status = Path(self.path).stat()
+        except OSError as error:
+            raise RunFailedError(
+                f"{self.path}: disappeared while the run was under way ({error.strerror}); bring it back and run again"
+            ) from error
+        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            raise RunFailedError(
+                f"{self.path}: was changed while the run was under way; run again, when it is whole, "
+                "and what it touches is done anew"
+            )
 
 
 def fingerprint_file(path: Path) -> InputFile:
@@ -68,17 +92,23 @@ def fingerprint_file(path: Path) -> InputFile:
         If the file cannot be read.
     """
     try:
+        before = path.stat()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return InputFile(str(path), path.stat().st_size, digest)
+        return InputFile(str(path), before.st_size, digest, before.st_mtime_ns)
     except OSError as error:
         raise InputError(f"{path}: cannot be read to fingerprint it ({error.strerror}); check the file") from error
 
 
-def fingerprint_files(paths: Iterable[Path]) -> list[InputFile]:
-    """Hash several files, a few at a time, in their order."""
+def fingerprint_files(paths: Iterable[Path], report: Report | None = None) -> list[InputFile]:
+    """Hash several files, a few at a time, in their order; `report` hears of each."""
+    paths, found = list(paths), list[InputFile]()
     with ThreadPoolExecutor(FINGERPRINT_THREADS) as pool:
-        return list(pool.map(fingerprint_file, paths))
+        for file in pool.map(fingerprint_file, paths):
+            found.append(file)
+            if report is not None:
+                report(len(found), len(paths))
+    return found
 
 
 def check_window(window: Window, shape: tuple[int, int]) -> None:
@@ -133,8 +163,14 @@ class Scene(Protocol):
     def overview(self, max_px: int) -> Pixels:
         """Read the scene decimated to at most `max_px` a side; an estimate."""
 
-    def fingerprints(self) -> list[InputFile]:
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Hash everything that the pixels depend on."""
+
+    def files_in(self, window: Window) -> Sequence[str]:
+        """Return the paths, as `fingerprints` has them, of all that the pixels of a window depend on.
+
+        Their order counts as well: of files that overlap the first one wins.
+        """
 
 
 class SampledScene(ABC):
@@ -145,8 +181,12 @@ class SampledScene(ABC):
     dtype: np.dtype[Any]
 
     @abstractmethod
-    def fingerprints(self) -> list[InputFile]:
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Hash everything that the pixels depend on."""
+
+    @abstractmethod
+    def files_in(self, window: Window) -> Sequence[str]:
+        """Return the paths of all that the pixels of a window depend on."""
 
     @abstractmethod
     def sample(self, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int) -> Pixels:

@@ -7,7 +7,9 @@ travels to the workers with every block.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +25,7 @@ from ktex_model.radiometry import Scaling
 from pipeline.blocks import Block, BlockGrid, Window
 from pipeline.errors import InputError
 from pipeline.models import ModelRef, find_model
-from pipeline.scene import Pixels, Scene
+from pipeline.scene import InputFile, Pixels, Scene
 from pipeline.settings import Settings
 from pipeline.workspace import Folders
 
@@ -38,7 +40,19 @@ OVERVIEW_PX = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs to know about a run."""
+    """All that a worker needs to know about a run.
+
+    Attributes
+    ----------
+    scene, grid, scaling, settings, folders
+        What is worked on, in which parts, by which rules, and where.
+    given
+        The model to apply, where none is trained.
+    inputs
+        The input files by path, as they were hashed.
+    base
+        Digest of all that the result depends on beside the inputs.
+    """
 
     scene: Scene
     grid: BlockGrid
@@ -46,6 +60,8 @@ class Plan:
     settings: Settings
     folders: Folders
     given: ModelRef | None = None
+    inputs: Mapping[str, InputFile] = field(default_factory=dict)
+    base: str = ""
 
     @property
     def one_model(self) -> bool:
@@ -65,6 +81,28 @@ class Plan:
         """Return the seed of a block's model, or of the one model: from the run's seed and the block's position."""
         entropy = [self.settings.seed, *((1 + block.index[0], 1 + block.index[1]) if block else (0, 0))]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] & 0x7FFFFFFF)
+
+    def key(self, *windows: Window) -> str:
+        """Return what work on the pixels of some windows rests on: a digest of `base`, scaling and input files."""
+        digest = hashlib.sha256(json.dumps([self.base, self.scaling.to_json()], sort_keys=True).encode())
+        for window in windows:
+            files = ((path, self.inputs[path].sha256) for path in self.scene.files_in(window) if path in self.inputs)
+            digest.update(repr([*files]).encode())
+        return digest.hexdigest()
+
+    def read(self, window: Window) -> Pixels:
+        """Read a window of the scene, from the very files that were hashed.
+
+        Raises
+        ------
+        RunFailedError
+            A file is damaged, gone, or another one than when the run began.
+        """
+        pixels = self.scene.read(window)
+        for path in self.scene.files_in(window):
+            if path in self.inputs:
+                self.inputs[path].check_unchanged()
+        return pixels
 
     def image(self, pixels: Pixels) -> NDArray[np.float32]:
         """Scale pixels ``(band, y, x)`` for the model: ``(y, x, band)`` float32 in 0..1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from ktex_model.signature import signature_features
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import measure, overlap
 from pipeline.blocks import Block, Index, Window
+from pipeline.costs import Costs
+from pipeline.gpu import predict_in_memory
 from pipeline.models import load_model
 from pipeline.plan import Plan
 from pipeline.scene import Pixels
 from pipeline.stores import RawStore
-from pipeline.train import peak_rss_bytes
+from pipeline.train import is_trained, peak_rss_bytes, train_block
 from pipeline.workspace import replace_arrays
 
 STAGE = "predict"
@@ -28,39 +31,77 @@ def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
     The model is that of the block in ``local`` mode, the one model otherwise. A block whose core has no valid pixel
     leaves nothing but its marker.
     """
-    start = time.perf_counter()
-    pixels = plan.scene.read(block.read)
+    start, costs = time.perf_counter(), Costs()
+    forget_prediction(plan, block)
+    with costs.moving("read"):
+        pixels = plan.read(block.read)
+    record: dict[str, Any]
     if not pixels.valid[block.core.relative_to(block.read).slices].any():
-        record: dict[str, Any] = {"empty": True, "pixels": 0}
+        record = {"empty": True, "pixels": 0}
     else:
-        record = _label(plan, block, pixels)
+        record = _label(plan, block, pixels, costs)
         record |= {"seconds": time.perf_counter() - start, "peak_rss_bytes": peak_rss_bytes()}
+    record |= {"key": prediction_key(plan, block), "costs": costs.to_json()}
     plan.folders.mark(STAGE, block.name, record)
     return record
 
 
-def _label(plan: Plan, block: Block, pixels: Pixels) -> dict[str, Any]:
-    directory, digest = _model_of(plan, block)
-    image = plan.image(pixels)
-    prediction = load_model(directory, digest).predict(image, pixels.valid, block.wide_in_read.slices)
-    RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
+def prediction_key(plan: Plan, block: Block) -> str:
+    """Return what the labels of a block rest on: the files that it reads and its model."""
+    found = _model_of(plan, block)
+    return f"{plan.key(block.read)}-{'none' if found is None else found[1]}"
+
+
+def is_predicted(plan: Plan, block: Block) -> bool:
+    """Whether a block is labelled, from the files and by the model that it would be labelled with now."""
+    found = plan.folders.done(STAGE, block.name)
+    return found is not None and found.get("key") == prediction_key(plan, block)
+
+
+def forget_prediction(plan: Plan, block: Block) -> None:
+    """Drop what an earlier try left of a block: its marker first, so that nobody relies on the rest."""
+    plan.folders.marker(STAGE, block.name).unlink(missing_ok=True)
+    plan.folders.signature(block.name).unlink(missing_ok=True)
+    RawStore.open(plan.folders.raw, plan.grid).forget(block)
+
+
+def train_and_predict(plan: Plan, block: Block) -> dict[str, Any]:
+    """Train the model of one block, if that is still to do, and label the block with it at once.
+
+    Nothing else is waited for: while one block is trained another is labelled.
+    """
+    trained = plan.folders.done("train", block.name) if is_trained(plan, block.name) else None
+    record = {"train": None if trained is not None else train_block(plan, block)}
+    return record | {"predict": predict_block(plan, block)}
+
+
+def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, Any]:
+    found = _model_of(plan, block)
+    if found is None:
+        raise RuntimeError(f"block {block.name} must be trained before it is labelled")
+    with costs.moving("read"):
+        image = plan.image(pixels)
+    wide = block.wide_in_read.slices
+    with costs.computing("predict"):
+        prediction = predict_in_memory(load_model(*found), image, pixels.valid, wide)
+    with costs.moving("write"):
+        RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     if not plan.one_model:
-        wide = block.wide_in_read.slices
-        features, cell_valid = signature_features(image[wide], pixels.valid[wide])
-        signature = measure(block.index, prediction.labels, features, cell_valid)
+        with costs.computing("signature"):
+            features, cell_valid = signature_features(image[wide], pixels.valid[wide])
+            signature = measure(block.index, prediction.labels, features, cell_valid)
         replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
     core = block.core_in_wide.slices
-    return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
+    with costs.computing("predict"):
+        return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
 
 
-def _model_of(plan: Plan, block: Block) -> tuple[Any, str]:
+def _model_of(plan: Plan, block: Block) -> tuple[Path, str] | None:
     if plan.given is not None:
         return plan.given.directory, plan.given.digest
     name = "global" if plan.one_model else block.name
     trained = plan.folders.done("train", name)
-    if trained is None or "digest" not in trained:
-        raise RuntimeError(f"block {block.name} must be trained before it is labelled")
-    return plan.folders.model(name), trained["digest"]
+    return None if trained is None or "digest" not in trained else (plan.folders.model(name), trained["digest"])
 
 
 def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.blocks import Window
 from pipeline.errors import InputError
 from pipeline.geotiff import inspect_raster
 from pipeline.mosaic import GridRules, Placement, place_raster
-from pipeline.pixels import InputFile, Pixels, SampledScene, fingerprint_file
+from pipeline.pixels import InputFile, Pixels, Report, SampledScene, fingerprint_file
 from pipeline.rasterfile import MaskFile
 
 
@@ -64,10 +64,18 @@ class RestrictedScene(SampledScene):
             return Pixels.empty(len(self.bands), keep.shape, self.dtype)
         return self.base.sample(rows, columns, step).where(keep)
 
-    def fingerprints(self) -> list[InputFile]:
+    def fingerprints(self, report: Report | None = None) -> list[InputFile]:
         """Hash every file that the pixels depend on, the mask and the area last."""
-        extra = [part.path for part in (self.mask and self.mask.file, self.area) if part]
-        return [*self.base.fingerprints(), *(fingerprint_file(path) for path in extra)]
+        return [*self.base.fingerprints(report), *(fingerprint_file(path) for path in self._extra())]
+
+    def files_in(self, window: Window) -> list[str]:
+        """Return what a window depends on: files of the base that reach into it, and the whole mask and area."""
+        y, x = self.window.y0, self.window.x0
+        shifted = Window(window.y0 + y, window.x0 + x, window.y1 + y, window.x1 + x)
+        return [*self.base.files_in(shifted), *(str(path) for path in self._extra())]
+
+    def _extra(self) -> list[Path]:
+        return [part.path for part in (self.mask and self.mask.file, self.area) if part]
 
 
 def restrict_scene(

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,26 +17,33 @@ from typing import Any, Protocol, Self, TypeVar
 
 import xarray as xr
 
+from ktex_model.radiometry import Scaling
 from pipeline.align import Alignment, Overlap, align
-from pipeline.assemble import assemble_block, task_of
+from pipeline.assemble import assemble_block, erase_failed, is_assembled, task_of
 from pipeline.blocks import Block
-from pipeline.engine import Engine, check_scheduler, open_engine
+from pipeline.costs import Costs
+from pipeline.engine import Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.metrics import overlap_disagreement
+from pipeline.pixels import InputFile, Report
 from pipeline.plan import Plan, code_version, make_plan
-from pipeline.predict import compare_pair, predict_block, read_signature
+from pipeline.predict import (
+    compare_pair,
+    is_predicted,
+    predict_block,
+    prediction_key,
+    read_signature,
+    train_and_predict,
+)
 from pipeline.publish import write_outputs, write_record
 from pipeline.results import Result, open_result
 from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
 from pipeline.stores import RawStore, create_labels, store_attributes
-from pipeline.train import peak_rss_bytes, train_block, train_global
+from pipeline.train import is_trained, peak_rss_bytes, train_global
 from pipeline.workspace import Workspace, read_json, write_json
 
 logger = logging.getLogger(__name__)
-
-Report = Callable[[int, int], None]
-"""Called with (done, in all) as a stage goes on."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (title of the stage, done, in all)."""
@@ -55,7 +62,7 @@ Item = TypeVar("Item", bound=Named)
 
 @dataclass
 class StageBooks:
-    """What one stage cost, and how many blocks it did or found done."""
+    """What one stage cost, and how many blocks it did or found done; `costs` are those of its blocks, all together."""
 
     name: str
     seconds: float = 0.0
@@ -63,6 +70,14 @@ class StageBooks:
     peak_rss_bytes: int = 0
     done: int = 0
     reused: int = 0
+    costs: Costs = field(default_factory=Costs)
+
+    def enter(self, record: Mapping[str, Any]) -> None:
+        """Add what became of one block."""
+        self.done += 1
+        self.pixels += int(record.get("pixels", 0))
+        self.peak_rss_bytes = max(self.peak_rss_bytes, int(record.get("peak_rss_bytes", 0)))
+        self.costs.include(record.get("costs", {}))
 
 
 @dataclass
@@ -132,7 +147,9 @@ class Stage:
             self.function(run, engine, report)
 
 
-def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool = False) -> Run:
+def prepare(
+    source: Source, settings: Settings, out: str | Path, *, fresh: bool = False, progress: Progress | None = None
+) -> Run:
     """Check everything, then open the run directory.
 
     Parameters
@@ -143,6 +160,8 @@ def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool 
         What to do, and the directory of the run.
     fresh
         Begin anew where `out` holds a run; its result stays until the new one replaces it.
+    progress
+        Hears of the hashing of the inputs, which takes as long as reading them.
 
     Raises
     ------
@@ -152,9 +171,14 @@ def prepare(source: Source, settings: Settings, out: str | Path, *, fresh: bool 
     created, start = datetime.now(UTC), time.perf_counter()
     out = Path(out).expanduser().absolute()
     plan = make_plan(open_source(source, settings), settings, out, describe_source(source))
-    check_scheduler(settings)
-    manifest = describe_work(plan)
+    check_engine(settings)
+    manifest, inputs = describe_work(plan, partial(progress or _silent, "Hashing inputs"))
     workspace = Workspace(out, manifest, fresh=fresh)
+    plan = replace(plan, inputs={file.path: file for file in inputs}, base=manifest["base"])
+    if workspace.updates is not None:
+        plan = replace(plan, scaling=Scaling.from_json(workspace.updates["scaling"]))
+        manifest = {**manifest, "scaling": workspace.updates["scaling"]}
+        workspace.restate(manifest)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
         plan = replace(plan, scene=spool(plan.scene, plan.folders.spool))  # what processes can share
     run = Run(plan, workspace, manifest, created)
@@ -185,61 +209,116 @@ def describe_source(source: Source) -> str:
     return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
-def describe_work(plan: Plan) -> dict[str, Any]:
-    """Return the manifest of a run; its ``key`` is a digest over all that the result depends on."""
+def describe_work(plan: Plan, report: Report | None = None) -> tuple[dict[str, Any], list[InputFile]]:
+    """Return the manifest of a run, and its inputs.
+
+    The manifest's ``key`` is a digest over all that the result depends on, its ``base`` over all but the inputs.
+    """
+    box = plan.scene.geobox
+    files = plan.scene.fingerprints(report)
     parts = {
         "settings": plan.settings.result_fields(),
-        "inputs": [vars(file) for file in plan.scene.fingerprints()],
         "model": None if plan.given is None else plan.given.digest,
         "code": code_version(),
+        "grid": [
+            list(plan.grid.shape),
+            list(box.affine)[:6],
+            str(box.crs),
+            list(plan.scene.bands),
+            str(plan.scene.dtype),
+        ],
     }
-    canonical = json.dumps(parts, sort_keys=True, default=str)
-    return {**parts, "key": hashlib.sha256(canonical.encode()).hexdigest()}
+    inputs = [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files]
+    whole = {**parts, "inputs": inputs, "scaling": plan.scaling.to_json()}
+    return {**whole, "base": _digest(parts), "key": _digest(whole)}, files
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _each(
     run: Run,
     engine: Engine,
-    stage: str,
     work: Callable[[Item], dict[str, Any]],
-    items: Sequence[Item],
+    items: Iterable[Item],
+    total: int,
     report: Report,
-) -> None:
-    """Do `work` on those `items` that have no marker; a block that fails is left out of what follows."""
-    books, folders = run.books[stage], run.plan.folders
-    todo = [item for item in items if not folders.marker(stage, item.name).exists()]
-    books.reused = ended = len(items) - len(todo)
-    report(ended, len(items))
-    for outcome in engine.map(work, todo):
+    *,
+    is_done: Callable[[Item], bool],
+    enter: Callable[[dict[str, Any]], object],
+    stage_of: Callable[[Item], str],
+) -> int:
+    """Do `work` on those `items` that are not done; a block that fails is left out of what follows.
+
+    Returns how many were done before.
+    """
+    reused = ended = did = 0
+
+    def to_do() -> Iterator[Item]:
+        nonlocal reused, ended
+        for item in items:
+            if is_done(item):
+                reused, ended = reused + 1, ended + 1
+                report(ended, total)
+            else:
+                yield item
+
+    report(0, total)
+    for outcome in engine.map(work, to_do(), retries=run.plan.settings.retries):
         ended += 1
         if outcome.result is None:
-            run.failed[outcome.item.name] = f"{stage}: {outcome.error}"
-            logger.error("block %s failed in stage %s: %s", outcome.item.name, stage, outcome.error)
+            name, stage = outcome.item.name, stage_of(outcome.item)
+            run.failed[name] = f"{stage}: {outcome.error}"
+            logger.error("block %s failed in stage %s: %s", name, stage, outcome.error)
         else:
-            books.done += 1
-            books.pixels += int(outcome.result.get("pixels", 0))
-            books.peak_rss_bytes = max(books.peak_rss_bytes, int(outcome.result.get("peak_rss_bytes", 0)))
-        report(ended, len(items))
-    if todo and not books.done and not books.reused:
+            did += 1
+            enter(outcome.result)
+        report(ended, total)
+    if run.failed and not did and not reused:
         name, reason = next(iter(run.failed.items()))
         raise RunFailedError(f"every block failed; the first was {name}, in stage {reason}")
+    return reused
 
 
 def _train(run: Run, engine: Engine, report: Report) -> None:
+    """Train the one model; where each block has its own, label each as soon as its model is there."""
     plan, books = run.plan, run.books["train"]
     if not plan.one_model:
-        _each(run, engine, "train", partial(train_block, plan), list(plan.grid), report)
+        _train_and_label(run, engine, report)
         return
     report(0, 1)
-    if plan.given is not None or plan.folders.done("train", "global") is not None:
+    if plan.given is not None or is_trained(plan, "global"):
         books.reused = 1
     else:
         (outcome,) = engine.map(partial(train_global, plan), ["global"], retries=0)
         if outcome.result is None:
             raise RunFailedError(f"training failed: {outcome.error}") from outcome.error
-        books.done, books.pixels = 1, outcome.result["pixels"]
-        books.peak_rss_bytes = outcome.result["peak_rss_bytes"]
+        books.enter(outcome.result)
     report(1, 1)
+
+
+def _train_and_label(run: Run, engine: Engine, report: Report) -> None:
+    plan, books = run.plan, {name: run.books.setdefault(name, StageBooks(name)) for name in ("train", "predict")}
+    _make_raw_store(plan)
+    trained_before = {block.name for block in plan.grid if is_trained(plan, block.name)}
+
+    def enter(record: dict[str, Any]) -> None:
+        for name, each in record.items():
+            if each is not None:
+                books[name].enter(each)
+
+    labelled = _each(
+        run, engine, partial(train_and_predict, plan), plan.grid, len(plan.grid), report,
+        is_done=lambda block: block.name in trained_before and is_predicted(plan, block),
+        enter=enter,
+        stage_of=lambda block: "predict" if is_trained(plan, block.name) else "train",
+    )  # fmt: skip
+    books["train"].reused, books["predict"].reused = len(trained_before), labelled
+
+
+def _make_raw_store(plan: Plan) -> None:
+    _made_whole(plan.folders.raw, lambda path: RawStore.create(path, plan.grid))
 
 
 def _made_whole(path: Path, make: Callable[[Path], object]) -> None:
@@ -253,9 +332,15 @@ def _made_whole(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _predict(run: Run, engine: Engine, report: Report) -> None:
-    plan = run.plan
-    _made_whole(plan.folders.raw, lambda path: RawStore.create(path, plan.grid))
-    _each(run, engine, "predict", partial(predict_block, plan), run.alive(), report)
+    plan, books = run.plan, run.books["predict"]
+    if not plan.one_model:
+        report(len(plan.grid), len(plan.grid))  # each was, as soon as its model was there
+        return
+    _make_raw_store(plan)
+    books.reused = _each(
+        run, engine, partial(predict_block, plan), plan.grid, len(plan.grid), report,
+        is_done=partial(is_predicted, plan), enter=books.enter, stage_of=lambda _: "predict",
+    )  # fmt: skip
 
 
 def _align(run: Run, engine: Engine, report: Report) -> None:
@@ -263,7 +348,8 @@ def _align(run: Run, engine: Engine, report: Report) -> None:
     if plan.one_model:
         report(1, 1)
         return
-    pairs, overlaps = list(plan.grid.pairs()), list[Overlap]()
+    alive, overlaps = {block.index for block in run.alive()}, list[Overlap]()
+    pairs = [pair for pair in plan.grid.pairs() if alive.issuperset(pair)]
     for done, outcome in enumerate(engine.map(partial(compare_pair, plan), pairs), 1):
         if outcome.error is not None:
             raise RunFailedError(f"blocks {outcome.item} could not be compared: {outcome.error}") from outcome.error
@@ -287,8 +373,7 @@ def read_alignment(plan: Plan) -> Alignment | None:
 
 
 def _cut(run: Run, engine: Engine, report: Report) -> None:
-    plan = run.plan
-    _forget_other_cuts(run)
+    plan, books = run.plan, run.books["cut"]
     attrs = store_attributes(
         title="k-texture classes",
         sources=[file["path"] for file in run.manifest["inputs"]],
@@ -296,24 +381,20 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
         settings_digest=plan.settings.digest(),
         created=run.created,
     )
+    if not plan.folders.labels.exists():
+        shutil.rmtree(plan.folders.marker("cut", "").parent, ignore_errors=True)
     _made_whole(
         plan.folders.labels,
         lambda path: create_labels(path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs),
     )
-    alignment = read_alignment(plan)
-    tasks = [task_of(plan, block, alignment) for block in run.alive()]
-    _each(run, engine, "cut", partial(assemble_block, plan), tasks, report)
-
-
-def _forget_other_cuts(run: Run) -> None:
-    """Drop the cores that an earlier try joined from other blocks or by another alignment."""
-    folders = run.plan.folders
-    solved = folders.alignment.read_bytes() if folders.alignment.exists() else b""
-    basis = hashlib.sha256(solved + json.dumps(sorted(run.failed)).encode()).hexdigest()
-    if folders.done("cut", "basis") != {"basis": basis} or not folders.labels.exists():
-        shutil.rmtree(folders.marker("cut", "basis").parent, ignore_errors=True)
-        shutil.rmtree(folders.labels, ignore_errors=True)
-        folders.mark("cut", "basis", {"basis": basis})
+    erase_failed(plan, run.failed)
+    alignment, alive = read_alignment(plan), run.alive()
+    keys = {block.index: prediction_key(plan, block) for block in alive}
+    tasks = (task_of(plan, block, alignment, keys) for block in alive)
+    books.reused = _each(
+        run, engine, partial(assemble_block, plan), tasks, len(alive), report,
+        is_done=partial(is_assembled, plan), enter=books.enter, stage_of=lambda _: "cut",
+    )  # fmt: skip
 
 
 def _write(run: Run, _: Engine, report: Report) -> None:
@@ -322,6 +403,8 @@ def _write(run: Run, _: Engine, report: Report) -> None:
 
 def _publish(run: Run, _: Engine, report: Report) -> None:
     report(0, 1)
+    for file in run.plan.inputs.values():
+        file.check_unchanged()
     write_record(run)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
     report(1, 1)
@@ -366,7 +449,7 @@ def segment(
     RunFailedError
         The run stopped midway; the same call resumes it.
     """
-    with prepare(source, settings, out, fresh=fresh) as run:
+    with prepare(source, settings, out, fresh=fresh, progress=progress) as run:
         if not run.is_done:
             with open_engine(settings, run.log) as engine:
                 for stage in STAGES:

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError
 
-_HOW = frozenset({"engine", "workers", "scheduler", "keep_work"})
+_HOW = frozenset({"engine", "workers", "scheduler", "resources", "retries", "block_hours", "keep_work"})
 """Fields that say how a run is carried out. They cannot change its result, so its digest leaves them out."""
 
 Option = bool | int | float | str | None | list[int]
@@ -55,8 +55,13 @@ class Settings(BaseModel):
     seed
         Seed of the run; the seeds of its blocks follow from it.
     engine, workers, scheduler, keep_work
-        How the run is carried out: ``processes`` or ``serial``, number of worker processes (None: one a core),
-        address of an existing Dask scheduler, whether intermediates stay.
+        How the run is carried out: ``processes``, ``serial`` or ``cuda`` (one process a GPU, by dask-cuda), number of
+        worker processes (None: one a core, if memory allows), address of an existing Dask scheduler, whether
+        intermediates stay.
+    resources
+        What each block asks of a worker of an existing scheduler, such as ``{"GPU": 1}``.
+    retries, block_hours
+        How often a block that fails is tried again, and the longest that one may take, before it is left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -82,9 +87,12 @@ class Settings(BaseModel):
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)
     seed: int = Field(0, ge=0)
-    engine: Literal["processes", "serial"] = "processes"
+    engine: Literal["processes", "serial", "cuda"] = "processes"
     workers: int | None = Field(None, ge=1)
     scheduler: str | None = None
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    retries: int = Field(1, ge=0, le=20)
+    block_hours: float = Field(12.0, gt=0)
     keep_work: bool = False
 
     @field_validator("mask", "aoi", "model")

@@ -346,6 +346,10 @@ class RawStore:
         place = self._place(block.wide.shape, block)
         return np.asarray(_array(self.group, "labels")[place]), np.asarray(_array(self.group, "margin")[place])
 
+    def forget(self, block: Block) -> None:
+        """Count a block as never written."""
+        self._mark(block, 0)
+
     def _mark(self, block: Block, value: int) -> None:
         _array(self.group, "written")[block.index] = value
 

@@ -7,9 +7,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import ktex_model
 from ktex_model.model import Sample
 from pipeline.blocks import Block, Window
+from pipeline.costs import Costs
+from pipeline.gpu import train_in_memory
 from pipeline.models import save_model
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.sampling import draw, lattice
@@ -21,28 +22,49 @@ MIN_PIXELS = 64 * 64
 DECIMATION = 8
 
 
+STAGE = "train"
+
+
 def train_block(plan: Plan, block: Block) -> dict[str, Any]:
     """Train the model of one block and mark it done; a block without a valid pixel in its core is marked empty."""
-    core = plan.scene.read(block.core)
-    if not core.valid.any():
-        record: dict[str, Any] = {"empty": True, "pixels": 0}
+    costs = Costs()
+    with costs.moving("read"):
+        window, pixels = block_pixels(plan, block)
+    record: dict[str, Any]
+    if pixels is None:
+        record = {"empty": True, "pixels": 0}
     else:
-        record = _train(plan, block_samples(plan, block), block.name, plan.seed(block))
-    plan.folders.mark("train", block.name, record)
+        with costs.computing("train"):
+            samples = block_samples(plan, block, window, pixels)
+        record = _train(plan, samples, block.name, plan.seed(block), costs)
+    record |= {"windows": [list(window)], "key": plan.key(window), "costs": costs.to_json()}
+    plan.folders.mark(STAGE, block.name, record)
     return record
 
 
 def train_global(plan: Plan, name: str = "global") -> dict[str, Any]:
     """Train the one model of a scene and mark it done."""
-    record = _train(plan, scene_samples(plan), name, plan.seed())
-    plan.folders.mark("train", name, record)
+    costs = Costs()
+    with costs.moving("read"):
+        windows, samples = scene_samples(plan)
+    record = _train(plan, samples, name, plan.seed(), costs)
+    record |= {"windows": [list(window) for window in windows], "key": plan.key(*windows), "costs": costs.to_json()}
+    plan.folders.mark(STAGE, name, record)
     return record
 
 
-def _train(plan: Plan, samples: list[Sample], name: str, seed: int) -> dict[str, Any]:
+def is_trained(plan: Plan, name: str) -> bool:
+    """Whether the model of that name is there, and what it was trained on is as it was."""
+    found = plan.folders.done(STAGE, name)
+    return found is not None and found.get("key") == plan.key(*(Window(*window) for window in found["windows"]))
+
+
+def _train(plan: Plan, samples: list[Sample], name: str, seed: int, costs: Costs) -> dict[str, Any]:
     start = time.perf_counter()
-    trained = ktex_model.train(samples, plan.config(), seed=seed)
-    digest = save_model(trained.model, plan.folders.model(name), plan.scene.bands, plan.scaling)
+    with costs.computing("train"):
+        trained = train_in_memory(samples, plan.config(), seed)
+    with costs.moving("write"):
+        digest = save_model(trained.model, plan.folders.model(name), plan.scene.bands, plan.scaling)
     return {
         "digest": digest,
         "seed": seed,
@@ -53,15 +75,22 @@ def _train(plan: Plan, samples: list[Sample], name: str, seed: int) -> dict[str,
     }
 
 
-def block_samples(plan: Plan, block: Block) -> list[Sample]:
-    """Read what a block learns from: its read window, or windows drawn from it where it is larger than a sample.
+def block_pixels(plan: Plan, block: Block) -> tuple[Window, Pixels | None]:
+    """Read what a block learns from: its read window, or None where its core has no valid pixel.
 
     Where it holds too few valid pixels the window grows over the surroundings until there are enough.
     """
-    window, pixels = block.read, plan.scene.read(block.read)
+    window, pixels = block.read, plan.read(block.read)
+    if not pixels.valid[block.core.relative_to(window).slices].any():
+        return window, None
     while pixels.valid.sum() < MIN_PIXELS and window != _grown(plan, window):
         window = _grown(plan, window)
-        pixels = plan.scene.read(window)
+        pixels = plan.read(window)
+    return window, pixels
+
+
+def block_samples(plan: Plan, block: Block, window: Window, pixels: Pixels) -> list[Sample]:
+    """Return what a block learns from: all that was read, or pieces drawn from it where it is larger than a sample."""
     settings = plan.settings
     if window.size <= settings.sample_windows * settings.sample_px**2:
         return [Sample(plan.image(pixels), pixels.valid)]
@@ -76,14 +105,15 @@ def _grown(plan: Plan, window: Window) -> Window:
     return window.expand(plan.grid.block_px // 2, within=plan.grid.shape)
 
 
-def scene_samples(plan: Plan) -> list[Sample]:
-    """Read the stratified sample of the whole scene that its one model learns from."""
+def scene_samples(plan: Plan) -> tuple[list[Window], list[Sample]]:
+    """Read the stratified sample of the whole scene that its one model learns from; returns where it lies as well."""
     settings, shape = plan.settings, plan.grid.shape
     view = plan.scene.overview(OVERVIEW_PX)
     cells = lattice(Window(0, 0, *shape), settings.sample_px)
     drawn = draw(cells, view.data, view.valid, shape, count=settings.sample_windows, seed=plan.seed())
-    pieces = (plan.scene.read(cell) for cell in drawn or cells)
-    return [Sample(plan.image(piece), piece.valid) for piece in pieces if piece.valid.any()]
+    windows = drawn or cells
+    pieces = (plan.read(window) for window in windows)
+    return windows, [Sample(plan.image(piece), piece.valid) for piece in pieces if piece.valid.any()]
 
 
 def peak_rss_bytes() -> int:

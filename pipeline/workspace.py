@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class Workspace:
         self.folders = Folders(out.absolute())
         self._manifest = {**manifest, "format": FORMAT}
         self._lock: IO[str] | None = None
+        self._updates: dict[str, Any] | None = None
         try:
             self._published = self._inspect(fresh)
         except OSError as error:
@@ -176,6 +178,16 @@ class Workspace:
         """Whether the complete result of this very key lies in the directory already."""
         return self._published
 
+    @property
+    def updates(self) -> dict[str, Any] | None:
+        """The manifest of the work that lies here, where it is the same but for its inputs; None otherwise."""
+        return self._updates
+
+    def restate(self, manifest: Mapping[str, Any]) -> None:
+        """Replace what is said to be made here, before any work."""
+        self._manifest = {**manifest, "format": FORMAT}
+        write_json(self.folders.work / MANIFEST, self._manifest)
+
     def _inspect(self, fresh: bool) -> bool:
         root, key = self.folders.root, self._manifest["key"]
         if root.exists() and not root.is_dir():
@@ -188,12 +200,16 @@ class Workspace:
         if fresh:
             return False
         record, under_way = (read_json(file) for file in files)
-        for found in (record, under_way):
-            if found is not None and found.get("key") != key:
-                raise InputError(
-                    f"--out {root}: holds a run with other settings, inputs or program version "
-                    f"({self._difference(found)}); give another directory, or --fresh to replace it"
-                )
+        for found in (under_way, record):
+            if found is None or found.get("key") == key:
+                continue
+            if found is under_way and found.get("base") == self._manifest["base"]:
+                self._updates = found
+                return False
+            raise InputError(
+                f"--out {root}: holds a run with other settings, inputs or program version "
+                f"({self._difference(found)}); give another directory, or --fresh to replace it"
+            )
         return record is not None and not record.get("blocks", {}).get("failed")  # what failed is tried again
 
     def _difference(self, found: Mapping[str, Any]) -> str:
@@ -203,7 +219,8 @@ class Workspace:
         settings = found.get("settings", {})
         changed = [name for name, value in new["settings"].items() if settings.get(name) != value]
         if not changed:
-            return "other input files, or changed ones"
+            kept = "" if (self.folders.work / MANIFEST).exists() else ", and no work kept (--keep-work) to go on from"
+            return f"other input files, or changed ones{kept}"
         return ", ".join(f"{name} {settings.get(name)} there, {new['settings'][name]} here" for name in changed[:3])
 
     def _open(self, fresh: bool) -> None:
@@ -220,27 +237,45 @@ class Workspace:
         except OSError as error:
             self.close()
             raise InputError(
-                f"--out {self.folders.root}: another run is at work there; wait for it, or give another directory"
+                f"--out {self.folders.root}: another run is at work there{self._who()}; "
+                "wait for it, or give another directory"
             ) from error
+        self._sign_lock()
         if self._published:
             return
         if fresh:
             self._clear()
         elif (self.folders.outputs / RECORD).exists():
-            self.publish()  # a run that ended between its last stage and the last move
+            # A run that ended between its last stage and the last move.
+            self.publish(keep_work=self._updates is not None)
+            self._published = self._updates is None
+        if self._published:
             return
-        elif (self.folders.root / RECORD).exists():
-            self._take_back_models()
+        if (self.folders.root / RECORD).exists() and not fresh:
+            self._take_back()
         self.folders.outputs.mkdir(exist_ok=True)
         write_json(work / MANIFEST, self._manifest)
 
-    def _take_back_models(self) -> None:
-        # A run was published without some blocks and is to be completed: its models are still good, and stay
-        # published until the new result replaces them.
-        for name in ("model", "models"):
+    def _sign_lock(self) -> None:
+        # The lock itself is the kernel's, and goes with the process that holds it, however that dies.
+        holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        (self.folders.work / "lock").write_text(holder, encoding="utf-8")
+
+    def _who(self) -> str:
+        try:
+            found = json.loads((self.folders.work / "lock").read_text(encoding="utf-8"))
+            return f" (process {found['pid']} on {found['host']})"
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def _take_back(self) -> None:
+        # A run was published without some blocks, or of inputs that have changed, and is to be completed: most of it
+        # is still good, and stays published until the new result replaces it. Files are linked, not copied: what
+        # writes here puts new files in the place of old ones, and never changes one.
+        for name in ("model", "models", "labels.zarr"):
             there, here = self.folders.root / name, self.folders.outputs / name
             if there.exists() and not here.exists():
-                shutil.copytree(there, here)
+                shutil.copytree(there, here, copy_function=_link)
 
     def _clear(self) -> None:
         for path in self.folders.work.iterdir():
@@ -288,6 +323,13 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _link(there: str, here: str) -> None:
+    try:
+        os.link(there, here)
+    except OSError:  # a file system without links
+        shutil.copy2(there, here)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import IN_FLIGHT_PER_WORKER, Engine, SerialEngine, open_engine
+from pipeline.engine import Engine, SerialEngine, open_engine
+from pipeline.engine.submission import SPARE_PER_SLOT
 from pipeline.errors import InputError
 from pipeline.settings import Settings
 
@@ -88,7 +89,7 @@ def test_submission_is_bounded(cluster: Engine) -> None:
             yield item if item != 13 else 0
 
     for ended, _ in enumerate(cluster.map(square, items()), 1):
-        assert taken <= ended + cluster.workers * IN_FLIGHT_PER_WORKER
+        assert taken <= ended + cluster.workers * (1 + SPARE_PER_SLOT)
     assert taken == 50
 
 

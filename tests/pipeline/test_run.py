@@ -188,7 +188,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
     result = segment(tmp_path / "scene.tif", settings, tmp_path / "killed")
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert len(trainings) + len(trained_again) == 4, "no block is trained twice"
-    expected_reused = {"train": 0, "predict": 2}.get(stage, 4)
+    expected_reused = {"train": 2, "predict": 2}.get(stage, 4)
     assert result.record.blocks.reused == expected_reused
     assert result.record.blocks.done == 4 - expected_reused
 
@@ -203,8 +203,12 @@ def kill(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
 
         monkeypatch.setattr(run_module, target, die)
         return
-    name = {"train": "train_block", "predict": "predict_block", "cut": "assemble_block"}[stage]
-    work = getattr(run_module, name)
+    module, name = {
+        "train": (predict_module, "train_block"),
+        "predict": (predict_module, "predict_block"),
+        "cut": (run_module, "assemble_block"),
+    }[stage]
+    work = getattr(module, name)
     done = []
 
     def work_twice(*arguments: Any) -> Any:
@@ -213,7 +217,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
         done.append(1)
         return work(*arguments)
 
-    monkeypatch.setattr(run_module, name, work_twice)
+    monkeypatch.setattr(module, name, work_twice)
 
 
 def test_a_finished_run_is_not_done_again(tmp_path: Path, trainings: list[str]) -> None:
@@ -237,14 +241,14 @@ def test_a_block_that_fails_is_left_out_named_and_tried_again(
     tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = make_scene(tmp_path / "scene.tif")
-    work = run_module.predict_block
+    work = predict_module.predict_block
 
     def fail(plan: Plan, block: Block) -> Any:
         if block.index == (1, 1):
             raise OSError("disk on fire")
         return work(plan, block)
 
-    monkeypatch.setattr(run_module, "predict_block", fail)
+    monkeypatch.setattr(predict_module, "predict_block", fail)
     settings = Settings(k=4, **SMALL)
     result = segment(tmp_path / "scene.tif", settings, tmp_path / "out")
     assert (result.record.state, result.record.exit_code) == ("incomplete", 3)
@@ -252,7 +256,7 @@ def test_a_block_that_fails_is_left_out_named_and_tried_again(
     labels = result.labels.to_numpy()
     assert (labels[80:, 80:] == 255).all()
     assert (labels[:56, :56] != 255).all()
-    monkeypatch.setattr(run_module, "predict_block", work)
+    monkeypatch.setattr(predict_module, "predict_block", work)
     again = segment(tmp_path / "scene.tif", settings, tmp_path / "out")
     assert again.record.state == "done"
     assert len(trainings) == 4
@@ -269,7 +273,7 @@ def test_where_every_block_fails_the_run_fails(
     def fail(*_: Any) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(run_module, "predict_block", fail)
+    monkeypatch.setattr(predict_module, "predict_block", fail)
     with pytest.raises(RunFailedError, match=r"every block failed; the first was 0000_0000, in stage predict: disk on"):
         segment(tmp_path / "scene.tif", Settings(k=4, **SMALL), tmp_path / "out")
     assert not (tmp_path / "out" / "run.json").exists()

@@ -9,7 +9,7 @@ from pipeline.workspace import RECORD, WORK, Folders, Workspace, read_json, writ
 
 
 def manifest(key: str = "a", **settings: object) -> dict[str, object]:
-    return {"key": key, "settings": {"k": 6, **settings}, "inputs": [], "code": "1"}
+    return {"key": key, "base": key, "settings": {"k": 6, **settings}, "inputs": [], "code": "1"}
 
 
 def finish(workspace: Workspace, name: str = "labels.tif", *, failed: int = 0, content: str = "x") -> None:

@@ -1,0 +1,43 @@
+"""The environment of a worker process: few threads, bounded caches, GPU memory that grows as it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SINGLE_THREADED = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "GDAL_CACHEMAX": "128",
+}
+"""Parallelism comes from processes, and one thread each makes sums the same everywhere. GDAL's own cache limit would
+be a share of the machine's memory for each process."""
+
+
+def limit_threads() -> None:
+    """Give this process a worker's environment; it takes effect where Keras has not been imported yet."""
+    for name, value in SINGLE_THREADED.items():
+        os.environ.setdefault(name, value)
+
+
+def grow_gpu_memory() -> None:
+    """Let TensorFlow take GPU memory as it needs it, where it has been imported before the environment could say so.
+
+    Raises
+    ------
+    RuntimeError
+        A GPU is in use by this process already; the worker has to be started with the preload of this package.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return
+    for gpu in tensorflow.config.list_physical_devices("GPU"):
+        if not tensorflow.config.experimental.get_memory_growth(gpu):
+            tensorflow.config.experimental.set_memory_growth(gpu, True)

@@ -1,0 +1,199 @@
+"""Opening an engine: local worker processes, processes on GPUs, or an existing Dask scheduler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine.environment import SINGLE_THREADED, limit_threads
+from pipeline.engine.interface import Engine, Limits
+from pipeline.engine.serial import SerialEngine
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CONNECT_S = 10
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much local worker processes may be.
+
+    Attributes
+    ----------
+    workers
+        Number of processes.
+    slots
+        Items in one process at a time: one computes, and with 2 another reads or writes meanwhile.
+    memory_bytes
+        Memory at which a process is stopped and started anew; None: no limit.
+    """
+
+    workers: int
+    slots: int = 1
+    memory_bytes: int | None = None
+
+
+@contextmanager
+def open_engine(settings: Settings, log: Path | None = None, capacity: Capacity | None = None) -> Iterator[Engine]:
+    """Open the engine that the settings ask for, and close it at the end.
+
+    Local worker processes write what they and their libraries have to say into the file `log`, if one is given.
+    `capacity` is theirs as well; by default there are as many as the settings say, or one a core.
+
+    Raises
+    ------
+    InputError
+        No scheduler answers, no worker offers what the settings ask for, or dask-cuda is not installed.
+    """
+    limit_threads()
+    limits = Limits(item_s=settings.block_hours * 3600)
+    if settings.scheduler is not None:
+        with _connect(settings.scheduler) as client:
+            _prepare(client, None)
+            yield _engine(client, settings, limits)
+    elif settings.engine == "serial":
+        yield SerialEngine()
+    else:
+        capacity = capacity or Capacity(settings.workers or os.cpu_count() or 1)
+        opened = _cuda_cluster(settings) if settings.engine == "cuda" else _local_cluster(capacity)
+        with opened as client:
+            _prepare(client, log)
+            yield _engine(client, settings, limits)
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise InputError where the engine that the settings ask for cannot be opened; opens nothing that stays."""
+    if settings.scheduler is not None:
+        with _connect(settings.scheduler) as client:
+            _engine(client, settings, Limits())
+    elif settings.engine == "cuda":
+        _import_cuda()
+    elif settings.resources:
+        raise InputError(
+            "resources: are offered by the workers of a --scheduler, or by --engine cuda; leave the setting out"
+        )
+
+
+def _engine(client: Client, settings: Settings, limits: Limits) -> Engine:
+    from pipeline.engine.cluster import DaskEngine, count_slots
+
+    resources = {**({"GPU": 1.0} if settings.engine == "cuda" else {}), **settings.resources}
+    if resources and not count_slots(client, resources):
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+        raise InputError(
+            f"resources {asked}: no worker of {client.scheduler.address} offers that; "
+            f'start workers with --resources "{asked}", or leave the setting out'
+        )
+    return DaskEngine(client, resources=resources, limits=limits)
+
+
+def _prepare(client: Client, log: Path | None) -> None:
+    from pipeline.engine.plugins import Prepared
+
+    client.register_plugin(Prepared(None if log is None else log.absolute()))
+
+
+@contextmanager
+def _connect(address: str) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {address}: no Dask scheduler answers there ({error}); start one or leave it out"
+        ) from error
+    with client:
+        try:
+            client.get_versions(check=True)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"--scheduler {address}: its packages differ from those here ({reason}); use one environment for all"
+            ) from error
+        yield client
+
+
+def _environment() -> dict[str, str]:
+    return {**SINGLE_THREADED, "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
+
+
+def _dask_settings() -> dict[str, Any]:
+    return {
+        # Before the interpreter starts: later would be too late for the thread pools of numpy and TensorFlow.
+        "distributed.nanny.pre-spawn-environ": _environment(),
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.worker.daemon": True,
+        # Blocks leave nothing in a worker's memory that could be spilled: only the limit itself matters.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.95,
+    }
+
+
+@contextmanager
+def _local_cluster(capacity: Capacity) -> Iterator[Client]:
+    from distributed import LocalCluster
+
+    options = {
+        "n_workers": capacity.workers,
+        "threads_per_worker": capacity.slots,
+        "memory_limit": capacity.memory_bytes or 0,
+        "processes": True,
+    }
+    with _started(LocalCluster, options) as client:
+        yield client
+
+
+@contextmanager
+def _cuda_cluster(settings: Settings) -> Iterator[Client]:
+    options = {"n_workers": settings.workers, "threads_per_worker": 1, "resources": {"GPU": 1}}
+    with _started(_import_cuda(), options) as client:
+        yield client
+
+
+@contextmanager
+def _started(cluster_type: Any, options: dict[str, Any]) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_dask_settings()))
+        with _deaf_to_interrupts():
+            cluster = stack.enter_context(cluster_type(**options, **here))
+        yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start threads and processes that do not hear Ctrl-C: this process hears it, and ends them in order.
+
+    The mask is inherited by the threads that start workers, now and later, and by the workers themselves.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _import_cuda() -> Any:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise InputError(
+            "--engine cuda: needs dask-cuda, which is not installed; "
+            "install it on a machine with CUDA GPUs (pip install dask-cuda), or leave the option out"
+        ) from error
+    return LocalCUDACluster
