@@ -22,6 +22,7 @@ from pipeline.costs import Costs
 from pipeline.plan import Plan
 from pipeline.stores import LabelStore, RawStore
 from pipeline.train import peak_rss_bytes
+from pipeline.workspace import read_json
 
 STAGE = "cut"
 
@@ -87,6 +88,12 @@ def erase_failed(plan: Plan, names: Iterable[str]) -> None:
             core = plan.grid.block((int(iy), int(ix))).core
             marker.unlink()
             store.write(core, np.full(core.shape, store.nodata, store.dtype), np.full(core.shape, NO_CLASS, np.uint8))
+
+
+def read_alignment(plan: Plan) -> Alignment | None:
+    """Return what the align stage found; None where one model serves all blocks."""
+    found = None if plan.one_model else read_json(plan.folders.alignment)
+    return None if found is None else Alignment.from_json(found)
 
 
 class Neighbourhood:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
-from pipeline.assemble import straight_labels
+from pipeline.assemble import read_alignment, straight_labels
 from pipeline.blocks import Block
 from pipeline.cog import verify_cog, write_cog
+from pipeline.engine import Engine, SerialEngine
+from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
 from pipeline.metrics import Seams, effective_classes, seams
 from pipeline.plan import OVERVIEW_PX, Plan
@@ -25,33 +28,49 @@ from pipeline.workspace import RECORD, read_json, write_json
 if TYPE_CHECKING:
     from pipeline.run import Run
 
+WHOLE = ("confidence.tif", "labels.tif", "metrics", "quicklook.png")
+"""What is made of the whole map, the longest work first."""
+
 DOUBTFUL = 0.9
 """A node whose posterior is lower is listed for review."""
 
 
 def write_outputs(
-    plan: Plan, alignment: Alignment | None, blocks: Sequence[Block], report: Callable[[int, int], None]
+    plan: Plan,
+    alignment: Alignment | None,
+    blocks: Sequence[Block],
+    report: Callable[[int, int], None],
+    engine: Engine | None = None,
 ) -> None:
-    """Write the legend, the COGs and the quicklook, check them, and measure the map."""
-    steps = 5
+    """Write the legend; then, on the workers and at the same time, the rest that is made of the whole map."""
     outputs = plan.folders.outputs
     legend = make_legend(plan, alignment, blocks)
     set_legend(plan.folders.labels, legend)
     legend.to_json(outputs / "classes.json")
     (outputs / "labels.qml").write_text(to_qml(legend), encoding="utf-8")
-    store = LabelStore.open(plan.folders.labels)
-    report(1, steps)
-    write_cog(store, outputs / "labels.tif", legend=legend, tags={"TIFFTAG_SOFTWARE": "ktextures"})
-    verify_cog(outputs / "labels.tif", store)
-    report(2, steps)
-    write_cog(store, outputs / "confidence.tif", variable="confidence", tags={"TIFFTAG_SOFTWARE": "ktextures"})
-    verify_cog(outputs / "confidence.tif", store, variable="confidence")
-    report(3, steps)
-    write_quicklook(store, legend, outputs / "quicklook.png", scene_view(plan))
-    report(4, steps)
-    metrics = measure_map(plan, alignment, legend, store)
-    write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
-    report(steps, steps)
+    report(1, 1 + len(WHOLE))
+    for done, outcome in enumerate((engine or SerialEngine()).map(partial(make_whole, plan), WHOLE, retries=0), 2):
+        if outcome.error is not None:
+            raise RunFailedError(f"{outcome.item} could not be made: {outcome.error}") from outcome.error
+        report(done, 1 + len(WHOLE))
+
+
+def make_whole(plan: Plan, name: str) -> None:
+    """Make one of the outputs that are made of the whole map, and check it."""
+    outputs, store = plan.folders.outputs, LabelStore.open(plan.folders.labels)
+    legend = Legend.from_json(outputs / "classes.json")
+    match name:
+        case "labels.tif":
+            write_cog(store, outputs / name, legend=legend, tags={"TIFFTAG_SOFTWARE": "ktextures"})
+            verify_cog(outputs / name, store)
+        case "confidence.tif":
+            write_cog(store, outputs / name, variable="confidence", tags={"TIFFTAG_SOFTWARE": "ktextures"})
+            verify_cog(outputs / name, store, variable="confidence")
+        case "quicklook.png":
+            write_quicklook(store, legend, outputs / name, scene_view(plan))
+        case "metrics":
+            metrics = measure_map(plan, read_alignment(plan), legend, store)
+            write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
 
 
 def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> Legend:

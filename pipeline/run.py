@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self, TypeVar
 import xarray as xr
 
 from ktex_model.radiometry import Scaling
-from pipeline.align import Alignment, Overlap, align
-from pipeline.assemble import assemble_block, erase_failed, is_assembled, task_of
+from pipeline.align import Overlap, align
+from pipeline.assemble import assemble_block, erase_failed, is_assembled, read_alignment, task_of
 from pipeline.blocks import Block
 from pipeline.costs import Costs
 from pipeline.engine import Engine, check_engine, open_engine
@@ -41,7 +41,7 @@ from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.train import is_trained, peak_rss_bytes, train_global
-from pipeline.workspace import Workspace, read_json, write_json
+from pipeline.workspace import Workspace, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -366,12 +366,6 @@ def _align(run: Run, engine: Engine, report: Report) -> None:
     report(len(pairs) + 1, len(pairs) + 1)
 
 
-def read_alignment(plan: Plan) -> Alignment | None:
-    """Return what the align stage found; None where one model serves all blocks."""
-    found = None if plan.one_model else read_json(plan.folders.alignment)
-    return None if found is None else Alignment.from_json(found)
-
-
 def _cut(run: Run, engine: Engine, report: Report) -> None:
     plan, books = run.plan, run.books["cut"]
     attrs = store_attributes(
@@ -397,8 +391,8 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
     )  # fmt: skip
 
 
-def _write(run: Run, _: Engine, report: Report) -> None:
-    write_outputs(run.plan, read_alignment(run.plan), run.alive(), report)
+def _write(run: Run, engine: Engine, report: Report) -> None:
+    write_outputs(run.plan, read_alignment(run.plan), run.alive(), report, engine)
 
 
 def _publish(run: Run, _: Engine, report: Report) -> None:
