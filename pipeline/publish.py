@@ -194,6 +194,7 @@ def write_record(run: Run) -> None:
         key=run.manifest["key"],
         seconds=seconds,
         settings_digest=plan.settings.digest(),
+        vocabulary=vocabulary(plan),
         stages=[
             Stage(name=each.name, seconds=each.seconds, pixels=each.pixels, peak_rss_bytes=each.peak_rss_bytes)
             for each in books.values()
@@ -202,3 +203,11 @@ def write_record(run: Run) -> None:
         metrics=metrics,
     )
     record.write(plan.folders.outputs / RECORD)
+
+
+def vocabulary(plan: Plan) -> str | None:
+    """Return what gave the ids their meaning, where that reaches beyond this run: the one model that made them."""
+    if plan.given is not None:
+        return f"model {plan.given.digest}"
+    trained = plan.folders.done("train", "global") if plan.one_model else None
+    return None if trained is None else f"model {trained['digest']}"

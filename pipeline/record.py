@@ -196,6 +196,9 @@ class RunRecord(_Part):
         What stopped a failed run, in one line.
     settings, settings_digest
         As given and completed by defaults; sha256 over those that the result depends on.
+    vocabulary
+        What gave the ids their meaning: runs that name the same one speak of the same classes. Null where the ids
+        are this run's own.
     """
 
     format: Literal[1] = FORMAT_VERSION
@@ -209,6 +212,7 @@ class RunRecord(_Part):
     error: Annotated[str | None, Redacted] = None
     settings: Annotated[dict[str, JsonValue], Redacted]
     settings_digest: str | None = None
+    vocabulary: str | None = None
     inputs: list[Input]
     versions: dict[str, str]
     stages: list[Stage] = Field(default_factory=list)

@@ -11,6 +11,7 @@ import rioxarray  # noqa: F401  (gives arrays their `rio` accessor)
 import xarray as xr
 
 from pipeline.errors import InputError
+from pipeline.grids import name_crs
 from pipeline.legend import Legend
 from pipeline.record import RunRecord
 from pipeline.stores import LabelStore
@@ -26,7 +27,12 @@ def open_labels(path: str | Path) -> xr.Dataset:
     Unlike xarray's defaults, which mask and make float32 of them. ``flag_values`` have the dtype of the labels.
     """
     LabelStore.open(path)  # for its errors
-    data: xr.Dataset = xr.open_zarr(path, mask_and_scale=False, decode_coords="all")
+    return open_store(path)
+
+
+def open_store(path: str | Path, group: str | None = None) -> xr.Dataset:
+    """Open what lies in a store or a group of it, unmasked, with flags of the labels' dtype."""
+    data: xr.Dataset = xr.open_zarr(path, group=group, mask_and_scale=False, decode_coords="all")
     labels = data["labels"]
     if "flag_values" in labels.attrs:
         labels.attrs["flag_values"] = np.asarray(labels.attrs["flag_values"], labels.dtype)
@@ -102,7 +108,7 @@ def _grid(path: Path) -> dict[str, Any]:
     geobox = store.geobox
     return {
         "shape": list(store.shape),
-        "crs": None if geobox.crs is None else ":".join(geobox.crs.proj.to_authority() or [geobox.crs.proj.name]),
+        "crs": name_crs(geobox),
         "transform": list(geobox.transform)[:6],
         "dtype": store.dtype.name,
         "chunk_px": store.chunk_px,

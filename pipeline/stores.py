@@ -36,6 +36,7 @@ NODATA = {"uint8": 255, "uint16": 65535}
 
 CONFIDENCE_NODATA = 255
 GRID_MAPPING = "spatial_ref"
+CONVENTIONS = "CF-1.11"
 
 
 def store_attributes(
@@ -99,20 +100,15 @@ def create_labels(
         raise ValueError(f"`dtype` must be one of {sorted(NODATA)}; got {dtype!r}")
     if chunk_px < 1:
         raise ValueError(f"`chunk_px` must be positive; got {chunk_px}")
-    coords = _coordinates(geobox)
-    xr.Dataset(coords=coords, attrs={"Conventions": "CF-1.11", **attrs}).to_zarr(
-        path, mode="w-", zarr_format=3, consolidated=False
-    )
+    dataset = xr.Dataset(coords=grid_coordinates(geobox), attrs={"Conventions": CONVENTIONS, **attrs})
+    dataset.to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
     group = zarr.open_group(path, mode="r+")
     shape = (int(geobox.shape[0]), int(geobox.shape[1]))
-    labels = {"long_name": "texture class", "ancillary_variables": "confidence"}
-    confidence = {"long_name": "confidence of the label", "comment": "0..200; 200 is certain", "valid_range": [0, 200]}
-    _add_raster(group, "labels", shape=shape, chunk_px=chunk_px, dtype=dtype, attrs=labels)
-    _add_raster(group, "confidence", shape=shape, chunk_px=chunk_px, dtype="uint8", attrs=confidence)
-    _consolidate(path)
+    add_rasters(group, {"y": shape[0], "x": shape[1]}, chunk_px=chunk_px, dtype=dtype)
+    consolidate(path)
 
 
-def _coordinates(geobox: GeoBox) -> dict[str, xr.DataArray]:
+def grid_coordinates(geobox: GeoBox) -> dict[str, xr.DataArray]:
     """Return pixel centres `y` and `x`, and the CF grid mapping; odc-geo leaves the last out where there is no CRS."""
     coords: dict[str, xr.DataArray] = {
         str(name): each.drop_vars(GRID_MAPPING, errors="ignore")
@@ -130,18 +126,36 @@ def _coordinates(geobox: GeoBox) -> dict[str, xr.DataArray]:
     return coords
 
 
+def add_rasters(
+    group: zarr.Group, sizes: Mapping[str, int], *, chunk_px: int, dtype: str, legend: Legend | None = None
+) -> None:
+    """Add ``labels`` and ``confidence``, all nodata, to a group that has its coordinates.
+
+    Parameters
+    ----------
+    sizes
+        Dimensions and their sizes: ``y`` and ``x`` last; a chunk is one step of any other.
+    legend
+        Classes, written as CF flags; None where they are not known yet.
+    """
+    labels = {"long_name": "texture class", "ancillary_variables": "confidence", **flags(legend)}
+    confidence = {"long_name": "confidence of the label", "comment": "0..200; 200 is certain", "valid_range": [0, 200]}
+    _add_raster(group, "labels", sizes, chunk_px, dtype, labels)
+    _add_raster(group, "confidence", sizes, chunk_px, "uint8", confidence)
+
+
 def _add_raster(
-    group: zarr.Group, name: str, *, shape: tuple[int, int], chunk_px: int, dtype: str, attrs: dict[str, Any]
+    group: zarr.Group, name: str, sizes: Mapping[str, int], chunk_px: int, dtype: str, attrs: Mapping[str, Any]
 ) -> None:
     # `_FillValue` is what xarray masks by, `fill_value` what unwritten chunks read as: both are needed.
     group.create_array(
         name,
-        shape=shape,
-        chunks=(min(chunk_px, shape[0]), min(chunk_px, shape[1])),
+        shape=tuple(sizes.values()),
+        chunks=tuple(min(chunk_px, size) if dim in {"y", "x"} else 1 for dim, size in sizes.items()),
         dtype=dtype,
         fill_value=NODATA[dtype],
         compressors=ZstdCodec(level=3),
-        dimension_names=("y", "x"),
+        dimension_names=tuple(sizes),
         attributes={
             **attrs,
             "_FillValue": NODATA[dtype],
@@ -151,7 +165,8 @@ def _add_raster(
     )
 
 
-def _consolidate(path: str | Path) -> None:
+def consolidate(path: str | Path) -> None:
+    """Gather the metadata of all arrays in the group's own: readers then open the store with one read."""
     with warnings.catch_warnings():
         # Zarr warns that format 3 does not specify this yet; xarray reads it, and opens without it as well.
         warnings.simplefilter("ignore", ZarrUserWarning)
@@ -161,14 +176,19 @@ def _consolidate(path: str | Path) -> None:
 def set_legend(path: str | Path, legend: Legend) -> None:
     """Write the classes into the store as CF flags, once they are known; replaces those that were there."""
     store = LabelStore.open(path, "r+")
-    _array(store.group, "labels").update_attributes(
-        {
-            "flag_values": legend.ids,
-            "flag_meanings": " ".join(legend.tokens),
-            "flag_colors": " ".join(each.colour for each in legend.classes),
-        }
-    )
-    _consolidate(path)
+    _array(store.group, "labels").update_attributes(flags(legend))
+    consolidate(path)
+
+
+def flags(legend: Legend | None) -> dict[str, Any]:
+    """Return the attributes of CF that name and colour the values of an array; none without a legend."""
+    if legend is None:
+        return {}
+    return {
+        "flag_values": legend.ids,
+        "flag_meanings": " ".join(legend.tokens),
+        "flag_colors": " ".join(each.colour for each in legend.classes),
+    }
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -206,7 +226,7 @@ class LabelStore:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the scene in pixels."""
-        height, width = _array(self.group, "labels").shape
+        height, width = _array(self.group, "labels").shape[-2:]
         return height, width
 
     @property
