@@ -95,12 +95,14 @@ def over_cluster(points: Float, weight: Float, count: int, rng: np.random.Genera
     return best
 
 
-def reduce_clusters(graph: Graph, features: Float, weight: Float, centres: Float, limits: Limits) -> Clusters:
+def reduce_clusters(
+    graph: Graph, features: Float, weight: Float, variance: Float, centres: Float, limits: Limits
+) -> Clusters:
     """Dissolve and join clusters until each can be told from the others, or the number asked for is reached."""
     distance = squared_distances(features, centres)
     found = Clusters(centres, np.arange(len(centres)))
     while len(found.classes) > 1:
-        seen = weigh(graph, features, weight, found.assign(distance))
+        seen = weigh(graph, features, weight, variance, found.assign(distance))
         missing = np.setdiff1d(found.classes, seen.names)
         if len(missing):
             # A centre that is the nearest of no node describes nothing.
@@ -119,7 +121,7 @@ def reduce_clusters(graph: Graph, features: Float, weight: Float, centres: Float
     return found
 
 
-def weigh(graph: Graph, features: Float, weight: Float, label: Int) -> Evidence:
+def weigh(graph: Graph, features: Float, weight: Float, variance: Float, label: Int) -> Evidence:
     """Collect the evidence for labels ``(N,)`` that were given by features alone."""
     known = graph.known & (label >= 0)
     names, dense = np.unique(label[known], return_inverse=True)
@@ -141,7 +143,7 @@ def weigh(graph: Graph, features: Float, weight: Float, label: Int) -> Evidence:
     contact = together + together.T + cross
     odds = np.log((2 * together + 4) * (2 * together.T + 4) / (cross + 4) ** 2)
     odds = np.where((contact >= _MIN_CONTACT_PX) & ~np.eye(k, dtype=bool), odds, np.inf)
-    separation = _separation(features[known], weight[known], dense, k)
+    separation = _separation(features[known], weight[known], variance[known], dense, k)
     return Evidence(names, share, replication, odds, contact, separation)
 
 
@@ -165,7 +167,7 @@ def _by_pair(a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int) -> tup
     return occurs, agreed
 
 
-def _separation(features: Float, weight: Float, label: Int, k: int) -> Float:
+def _separation(features: Float, weight: Float, node_variance: Float, label: Int, k: int) -> Float:
     """Return ``(K, K)`` Ashman's D between classes, along the line that joins their means.
 
     Features are white: the spread inside a class is shrunk to 1, and what two means of few nodes differ by chance
@@ -173,11 +175,10 @@ def _separation(features: Float, weight: Float, label: Int, k: int) -> Float:
     """
     dims = features.shape[1]
     means = group_means(features, label, weight, k)
-    centred = features - means[label]
+    centred = (features - means[label]) / np.sqrt(node_variance)[:, None]
     size = np.einsum("nd,nd->n", centred, centred)
     # The worst tenth of nodes is not what a class looks like.
     inner = size <= np.quantile(size, 0.9)
-    n = np.bincount(label[inner], minlength=k).astype(np.float64)
     outer = np.zeros((k, dims, dims))
     for c in range(k):
         mine = centred[inner & (label == c)]
@@ -186,7 +187,9 @@ def _separation(features: Float, weight: Float, label: Int, k: int) -> Float:
     squared = np.einsum("abd,abd->ab", gap, gap)
     unit = gap / np.sqrt(np.maximum(squared, 1e-12))[..., None]
     variance = np.einsum("abd,ade,abe->ab", unit, outer, unit)
-    chance = dims * (1 / np.maximum(n, 1)[:, None] + 1 / np.maximum(n, 1)[None])
+    total = np.maximum(np.bincount(label, weight, minlength=k), 1e-12)
+    of_mean = np.bincount(label, weight**2 * node_variance, minlength=k) / total**2
+    chance = 5 * dims * (of_mean[:, None] + of_mean[None])
     result: Float = np.sqrt(2 * np.maximum(squared - chance, 0) / np.maximum(variance + variance.T, 1e-12))
     np.fill_diagonal(result, np.inf)
     return result

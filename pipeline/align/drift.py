@@ -14,7 +14,9 @@ from scipy import sparse
 
 from pipeline.align.graph import Float, Graph, Int
 
-_SMOOTHNESS = 0.03
+_SMOOTHNESS = 0.003, 3.0
+_SAMPLING_PX = 16.0
+_BORDER_PX = 8.0
 
 
 def block_offsets(graph: Graph) -> Float:
@@ -31,7 +33,7 @@ def block_offsets(graph: Graph) -> Float:
 
 
 def fixed_effects(
-    graph: Graph, features: Float, group: Int, weight: Float, *, across_parts: bool = False
+    graph: Graph, features: Float, group: Int, weight: Float, smoothness: float, *, across_parts: bool = False
 ) -> tuple[Float, Float]:
     """Split node features into a part of their group and a part of their block.
 
@@ -43,6 +45,8 @@ def fixed_effects(
         ``(N,)``: track or class of each node.
     weight
         ``(N,)``, at least 0.
+    smoothness
+        What the difference of neighbouring blocks weighs, as `estimate_smoothness` finds it.
     across_parts
         Groups, as classes do, occur in several connected parts of the graph and tie their offsets to each other.
 
@@ -59,7 +63,7 @@ def fixed_effects(
     scale = max(float(np.mean(of_group.sum(axis=0))), 1e-12)
     # A trace of plain ridge gives blocks that no track ties to any other an offset of 0, not of noise.
     diagonal = of_group.sum(axis=0) + 1e-4 * scale
-    smooth = _SMOOTHNESS * scale * lap
+    smooth = smoothness * scale * lap
     transposed = of_group.T.tocsr()
 
     def apply(s: Float) -> Float:
@@ -87,11 +91,47 @@ def whitening(residuals: Float, weight: Float, freedom: float, prior: Float) -> 
     found = (residuals[keep] * w[:, None]).T @ residuals[keep]
     # Residuals were fitted: each track mean and block offset took a degree of freedom with it.
     found *= keep.sum() / max(freedom * 0.9, 1.0)
-    strength = max(freedom, 0.0) / (max(freedom, 0.0) + 10.0)
+    strength = max(freedom, 0.0) / (max(freedom, 0.0) + 100.0)
     cov = strength * found + (1 - strength) * np.diag(prior)
     cov = 0.8 * cov + 0.2 * np.diag(np.diag(cov)) + 1e-9 * np.eye(dims) * max(float(np.trace(cov)) / dims, 1e-12)
     values, vectors = np.linalg.eigh(cov)
     result: Float = vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T
+    return result
+
+
+def estimate_smoothness(graph: Graph, features: Float, track: Int) -> float:
+    """Return how much less neighbouring blocks differ than the nodes of a block are uncertain together.
+
+    Of each pair of blocks, the tracks that both have differ by the step of the drift and by noise; how they differ
+    among themselves is noise alone. The weight of a block's smoothness, relative to that of its nodes, is the ratio
+    of the two variances.
+    """
+    same = (track[graph.cell_a] == track[graph.cell_b]) & graph.known[graph.cell_a] & graph.known[graph.cell_b]
+    pair, n = graph.cell_pair[same], len(graph.pair_i)
+    step = features[graph.cell_a[same]] - features[graph.cell_b[same]]
+    count = np.bincount(pair, minlength=n)
+    mean = group_means(step, pair, np.ones(len(pair)), n)
+    rest = step - mean[pair]
+    use = count >= 2
+    if not use.any():
+        return _SMOOTHNESS[0] * 10
+    noise = np.bincount(pair, np.einsum("nd,nd->n", rest, rest), minlength=n)[use] / (count[use] - 1)
+    drift = np.einsum("nd,nd->n", mean[use], mean[use]) - noise / count[use]
+    per_block = len(graph.node_block) / len(graph.blocks)
+    ratio = 3 * np.median(noise) / 2 / max(float(np.median(drift)), 1e-12) / per_block
+    return float(np.clip(ratio, *_SMOOTHNESS))
+
+
+def node_variance(graph: Graph, features: Float, weight: Float) -> Float:
+    """Return ``(N,)``: the variance of white features around their class, 1 for a node of very many pixels.
+
+    Along its borders a node holds pixels of others. That share falls with the root of its size, and what it adds to
+    the variance is that share, squared, of the variance between the classes of a block.
+    """
+    n_blocks, dims = len(graph.blocks), features.shape[1]
+    centred = features - group_means(features, graph.node_block, weight, n_blocks)[graph.node_block]
+    between = float(weight @ np.einsum("nd,nd->n", centred, centred)) / max(float(weight.sum()), 1e-12) / dims
+    result: Float = 1 + (_SAMPLING_PX + _BORDER_PX * between) / np.maximum(graph.node_pixels, 1)
     return result
 
 

@@ -28,7 +28,9 @@ class Assignment:
     offsets: Float
 
 
-def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Float, shift: Float) -> Assignment:
+def infer(
+    graph: Graph, features: Float, label: Int, weight: Float, quality: Float, shift: Float, smoothness: float
+) -> Assignment:
     """Fit classes, class planes, block offsets and node probabilities in turn.
 
     Parameters
@@ -41,6 +43,8 @@ def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Flo
         ``(N,)`` weight of a node's features, ``(B,)`` trust in a block's overlaps.
     shift
         ``(B, D)`` first guess of the block offsets.
+    smoothness
+        See `fixed_effects`.
     """
     k = int(label.max()) + 1
     links = couplings(graph, quality)
@@ -53,7 +57,7 @@ def infer(graph: Graph, features: Float, label: Int, weight: Float, quality: Flo
         if step >= 1:
             hard = probability.argmax(axis=1)
             detail = _evaluate(planes, places, hard) - planes[hard, 0]
-            offsets, _ = fixed_effects(graph, features - detail, hard, weight, across_parts=True)
+            offsets, _ = fixed_effects(graph, features - detail, hard, weight, smoothness, across_parts=True)
             planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
         cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
         for _ in range(_SWEEPS):

@@ -20,7 +20,14 @@ import numpy as np
 
 from ktex_model.model import NO_CLASS
 from pipeline.align.classes import Clusters, Limits, over_cluster, reduce_clusters, squared_distances
-from pipeline.align.drift import block_offsets, fixed_effects, group_means, whitening
+from pipeline.align.drift import (
+    block_offsets,
+    estimate_smoothness,
+    fixed_effects,
+    group_means,
+    node_variance,
+    whitening,
+)
 from pipeline.align.graph import Float, Graph, Int, build
 from pipeline.align.inference import Assignment, infer
 from pipeline.align.registration import register
@@ -31,13 +38,18 @@ from pipeline.blocks import Index
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """White features ``(N, D)`` with measured offsets removed, what is left to remove by block, and weights."""
+    """White features ``(N, D)`` with measured offsets removed, what is left to remove by block, and weights.
+
+    `variance` ``(N,)`` is what a node's features scatter by around its class, in each dimension: 1 for a large one.
+    """
 
     features: Float
+    variance: Float
     offsets: Float
     track: Int
     weight: Float
     quality: Float
+    smoothness: float
 
 
 def align(
@@ -87,7 +99,8 @@ def _prepare(graph: Graph) -> _Prepared:
     features = np.where(graph.known[:, None], features / scale, 0.0)
     for _ in range(2):
         track = find_tracks(graph, features)
-        offsets, means = fixed_effects(graph, features, track, weight)
+        smoothness = estimate_smoothness(graph, features, track)
+        offsets, means = fixed_effects(graph, features, track, weight, smoothness)
         sizes = np.bincount(track[weight > 0], minlength=len(means))
         matched = (weight > 0) & (sizes[track] > 1)
         residual = features - offsets[graph.node_block] - means[track]
@@ -97,8 +110,9 @@ def _prepare(graph: Graph) -> _Prepared:
         features = np.where(graph.known[:, None], features @ change, 0.0)
         offsets = offsets @ change
     track = find_tracks(graph, features)
-    offsets, _ = fixed_effects(graph, features, track, weight)
-    return _Prepared(features, offsets, track, weight, quality)
+    smoothness = estimate_smoothness(graph, features, track)
+    offsets, _ = fixed_effects(graph, features, track, weight, smoothness)
+    return _Prepared(features, node_variance(graph, features, weight), offsets, track, weight, quality, smoothness)
 
 
 def _prior_variance(features: Float, graph: Graph) -> float:
@@ -151,7 +165,7 @@ def _cluster(
     centres = over_cluster(points, track_weight, count, rng)
     if len(centres) == 0:
         centres = np.zeros((1, features.shape[1]))
-    return reduce_clusters(graph, features, weight, centres, limits)
+    return reduce_clusters(graph, features, weight, ready.variance, centres, limits)
 
 
 def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:
@@ -163,13 +177,13 @@ def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:
 def _tie(graph: Graph, ready: _Prepared, found: Clusters) -> _Prepared:
     """Fit the block offsets again, on classes, which reach further than tracks and tie parts that are apart."""
     label = _label(graph, ready, found)
-    offsets, _ = fixed_effects(graph, ready.features, label, ready.weight, across_parts=True)
+    offsets, _ = fixed_effects(graph, ready.features, label, ready.weight, ready.smoothness, across_parts=True)
     return replace(ready, offsets=offsets)
 
 
 def _infer(graph: Graph, ready: _Prepared, found: Clusters) -> Assignment:
     label = _label(graph, ready, found)
-    return infer(graph, ready.features, label, ready.weight, ready.quality, ready.offsets)
+    return infer(graph, ready.features, label, ready.weight, ready.quality, ready.offsets, ready.smoothness)
 
 
 def _number(graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: tuple[str, ...]) -> Alignment:

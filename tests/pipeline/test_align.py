@@ -46,17 +46,19 @@ def test_classes_are_found_again(name, least):
     assert 6 <= len(found.classes) <= 16
 
 
-@pytest.mark.parametrize("counts", [(2, 2), (3, 4)])
-@pytest.mark.parametrize("name", ["clean", "drift3"])
-def test_small_mosaics_of_large_blocks(counts, name):
-    scores = []
+@pytest.mark.parametrize("counts", [(2, 2), (4, 4)])
+@pytest.mark.parametrize("name", ["clean", "std", "drift3"])
+def test_small_mosaics_have_as_many_classes_as_the_truth(counts, name):
+    # Few blocks say little about how far a class may wander: what is near must not be taken for another class.
+    scores, surplus = [], []
     for seed in (1, 2):
         mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=96)
         found = align(mosaic.signatures, mosaic.overlaps)
+        true, _, _ = node_scores(mosaic, found)
         scores.append(_score(mosaic, found))
-        most = max(len(s.ids) for s in mosaic.signatures)
-        assert 3 <= len(found.classes) <= 2 * most
-    assert np.mean(scores) > 0.85
+        surplus.append(len(found.classes) - len(np.unique(true)))
+    assert np.mean(scores) > 0.9
+    assert max(map(abs, surplus)) <= 1
 
 
 def test_asking_for_a_number_of_classes_gives_it():
