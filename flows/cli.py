@@ -63,7 +63,7 @@ _WORK = _options(
         type=click.Choice(["local", "global"]),
         help="A model for each block, then aligned; or one for all [local].",
     ),
-    click.option("--block-px", type=int, metavar="N", help="Side of a block in pixels [2048]."),
+    click.option("--block-px", metavar="N|auto", help="Side of a block in pixels; auto: as memory allows [2048]."),
     click.option(
         "--scaling",
         type=click.Choice(["percentile", "reflectance", "byte", "paper"]),

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from flows.prefect_settings import stay_quiet
-from flows.progress import open_progress
+from flows.progress import open_progress, span
 from pipeline.errors import InputError
 from pipeline.settings import Settings
 
@@ -39,15 +39,15 @@ def run_segmentation(
     from pipeline.run import STAGES, prepare
 
     # The published losses are looked for with TensorFlow, which speaks on standard error whatever it is told.
-    with hushed() if settings.preset == "paper" and not verbose else nullcontext():
-        prepared = prepare(sources, settings, out, fresh=fresh)
+    with hushed() if settings.preset == "paper" and not verbose else nullcontext(), open_progress() as hashing:
+        prepared = prepare(sources, settings, out, fresh=fresh, progress=hashing)
     with prepared as work:
         if work.is_done:
             click.echo(f"ktex: {out} holds this result already; --fresh makes it anew", err=True)
         else:
             with (
                 logging_to(out / LOG, verbose),
-                open_engine(settings, work.log) as engine,
+                open_engine(settings, work.log, work.capacity) as engine,
                 open_progress() as progress,
             ):
                 for stage in STAGES:
@@ -109,20 +109,23 @@ def show_info(path: Path, *, bands: str | None, as_json: bool) -> int:
 def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | None) -> int:
     """Carry out ``ktex check``: all that `ktex run` checks, and what it would take; nothing is written."""
     from pipeline.plan import make_plan, project_cost
-    from pipeline.run import open_source
+    from pipeline.run import local_capacity, open_source
 
     settings = make_settings(given, config)
     scene = open_source(sources, settings)
     plan = make_plan(scene, settings, Path("out"), sources[0])
-    cost, (rows, columns) = project_cost(plan), plan.grid.counts
+    cost, (rows, columns), capacity = project_cost(plan), plan.grid.counts, local_capacity(plan)
+    workers, slots = (capacity.workers, capacity.slots) if capacity else (settings.workers or 1, 1)
     low, high = (", ".join(f"{value:.4g}" for value in side) for side in (plan.scaling.low, plan.scaling.high))
     facts = scene_facts(scene) | {
         "scaling": f"{plan.scaling.name}, from {low} to {high}",
-        "blocks": f"{rows} x {columns} of {settings.block_px} px",
-        "to train": f"{cost['models_trained']} model(s) of {plan.k} classes",
-        "to read": f"{cost['pixels_read'] / 1e6:,.2f} Mpx, {cost['halo_overhead']:.1%} of it twice or more",
-        "memory": f"{cost['memory_bytes'] / 2**20:,.0f} MiB a worker for the largest block, libraries apart",
-        "disk": f"{cost['disk_bytes'] / 2**20:,.0f} MiB at most, before compression",
+        "blocks": f"{rows} x {columns} of {plan.settings.block_px} px",
+        "to train": f"{cost.models_trained} model(s) of {plan.k} classes",
+        "to read": f"{cost.pixels_read / 1e6:,.2f} Mpx, {cost.halo_overhead:.1%} of it twice or more",
+        "workers": f"{workers}, each with {slots} block(s) at a time",
+        "memory": f"at most {cost.worker_bytes(slots) / 2**20:,.0f} MiB a worker, libraries and the largest blocks",
+        "disk": f"{cost.disk_bytes / 2**20:,.0f} MiB at most, before compression",
+        "time": f"about {span(cost.cpu_s / workers)} with {workers} worker(s) of one core, start-up apart",
     }
     click.echo("\n".join(_lines(facts)))
     return 0

@@ -92,7 +92,7 @@ def segment_mosaic(
     chosen = Settings.parse(settings or {})
     with prepare(source, chosen, out, fresh=fresh) as run:
         if not run.is_done:
-            with open_engine(chosen, run.log) as engine:
+            with open_engine(chosen, run.log, run.capacity) as engine:
                 for stage in STAGES:
                     _carry_out(stage, run, engine)
         result = run.result()

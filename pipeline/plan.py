@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ from ktex_model.radiometry import Scaling
 from pipeline.blocks import Block, BlockGrid, Window
 from pipeline.errors import InputError
 from pipeline.models import ModelRef, find_model
+from pipeline.projection import BLOCK_SIDES, Projection, fit_block_px, machine_memory, project
 from pipeline.scene import InputFile, Pixels, Scene
 from pipeline.settings import Settings
 from pipeline.workspace import Folders
@@ -136,12 +138,10 @@ def make_plan(scene: Scene, settings: Settings, out: Path, name: str = "the scen
         context_px = model_config(settings, scene.bands).context_px
     one_model = given is not None or settings.mode == "global"
     height, width = scene.geobox.shape
-    grid = BlockGrid(
-        (int(height), int(width)),
-        settings.block_px,
-        overlap_px=0 if one_model else settings.overlap_px,
-        context_px=context_px,
-    )
+    if settings.fit_block:
+        side = choose_block_px(scene, settings, context_px, one_model=one_model)
+        settings = settings.model_copy(update={"block_px": side})
+    grid = make_grid((int(height), int(width)), settings.block_px, settings, context_px, one_model=one_model)
     view = overview(scene, name)
     scaling = _fit_scaling(scene, settings, view) if given is None else given.scaling
     if given is None and settings.preset == "paper":
@@ -201,31 +201,40 @@ def _fit_scaling(scene: Scene, settings: Settings, view: Pixels) -> Scaling:
     return scaling
 
 
-def project_cost(plan: Plan) -> dict[str, int | float]:
-    """Project what a run will take, from its grid alone.
+def choose_block_px(scene: Scene, settings: Settings, context_px: int, *, one_model: bool) -> int:
+    """Return the largest side of a block with which the workers fit into memory; half the scene is enough."""
+    height, width = (int(size) for size in scene.geobox.shape)
+    sides = [side for side in BLOCK_SIDES if side % min(settings.chunk_px, side) == 0]
+    grids = ((side, make_grid((height, width), side, settings, context_px, one_model=one_model)) for side in sides)
+    cost = (
+        (side, _project(grid, scene, settings, one_model=one_model, trains=settings.model is None))
+        for side, grid in grids
+    )
+    return fit_block_px(cost, workers=settings.workers or os.cpu_count() or 1, memory_bytes=machine_memory())
 
-    Returns
-    -------
-    dict
-        ``blocks`` and ``models_trained``; ``pixels`` of the scene and ``pixels_read`` by prediction; their ratio less
-        one, ``halo_overhead``; ``memory_bytes``, the arrays of the largest block in one worker, which come on top of
-        the libraries; ``disk_bytes``, intermediates and outputs before compression.
-    """
-    read = [block.read.size for block in plan.grid]
-    pixels, wide = plan.grid.shape[0] * plan.grid.shape[1], sum(block.wide.size for block in plan.grid)
-    bands, itemsize = len(plan.scene.bands), plan.scene.dtype.itemsize
-    # Source pixels and their validity, scaled pixels twice (as made, and in the model's order), labels and margins.
-    per_pixel = bands * (itemsize + 2 * 4) + 1 + 2
-    trained = 0 if plan.given is not None else 1 if plan.one_model else len(plan.grid)
-    return {
-        "blocks": len(plan.grid),
-        "models_trained": trained,
-        "pixels": pixels,
-        "pixels_read": sum(read),
-        "halo_overhead": sum(read) / pixels - 1,
-        "memory_bytes": max(read) * per_pixel,
-        "disk_bytes": 2 * wide + 2 * 2 * pixels,
-    }
+
+def make_grid(
+    shape: tuple[int, int], block_px: int, settings: Settings, context_px: int, *, one_model: bool
+) -> BlockGrid:
+    """Divide a scene; labels of neighbouring blocks overlap where they have to be aligned."""
+    overlap_px = 0 if one_model else min(settings.overlap_px, block_px // 2)
+    return BlockGrid(shape, block_px, overlap_px=overlap_px, context_px=context_px)
+
+
+def project_cost(plan: Plan) -> Projection:
+    """Project what a run will take."""
+    return _project(plan.grid, plan.scene, plan.settings, one_model=plan.one_model, trains=plan.given is None)
+
+
+def _project(grid: BlockGrid, scene: Scene, settings: Settings, *, one_model: bool, trains: bool) -> Projection:
+    return project(
+        grid,
+        bands=len(scene.bands),
+        itemsize=scene.dtype.itemsize,
+        one_model=one_model,
+        trains=trains,
+        sample_pixels=settings.sample_windows * settings.sample_px**2,
+    )
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,11 +23,11 @@ from pipeline.align import Overlap, align
 from pipeline.assemble import assemble_block, erase_failed, is_assembled, read_alignment, task_of
 from pipeline.blocks import Block
 from pipeline.costs import Costs
-from pipeline.engine import Engine, check_engine, open_engine
+from pipeline.engine import Capacity, Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.metrics import overlap_disagreement
 from pipeline.pixels import InputFile, Report
-from pipeline.plan import Plan, code_version, make_plan
+from pipeline.plan import Plan, code_version, make_plan, project_cost
 from pipeline.predict import (
     compare_pair,
     is_predicted,
@@ -35,6 +36,7 @@ from pipeline.predict import (
     read_signature,
     train_and_predict,
 )
+from pipeline.projection import fit_workers, machine_memory
 from pipeline.publish import write_outputs, write_record
 from pipeline.results import Result, open_result
 from pipeline.scene import Scene, Source, open_scene, spool
@@ -88,6 +90,7 @@ class Run:
     workspace: Workspace
     manifest: dict[str, Any]
     created: datetime
+    capacity: Capacity | None = None
     books: dict[str, StageBooks] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -173,6 +176,7 @@ def prepare(
     plan = make_plan(open_source(source, settings), settings, out, describe_source(source))
     check_engine(settings)
     manifest, inputs = describe_work(plan, partial(progress or _silent, "Hashing inputs"))
+    capacity = local_capacity(plan)
     workspace = Workspace(out, manifest, fresh=fresh)
     plan = replace(plan, inputs={file.path: file for file in inputs}, base=manifest["base"])
     if workspace.updates is not None:
@@ -181,7 +185,7 @@ def prepare(
         workspace.restate(manifest)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
         plan = replace(plan, scene=spool(plan.scene, plan.folders.spool))  # what processes can share
-    run = Run(plan, workspace, manifest, created)
+    run = Run(plan, workspace, manifest, created, capacity)
     run.books["plan"] = StageBooks("plan", time.perf_counter() - start, peak_rss_bytes=peak_rss_bytes())
     return run
 
@@ -199,6 +203,14 @@ def open_source(source: Source, settings: Settings) -> Scene:
         tolerance_px=settings.tolerance_px,
         resampling=settings.resampling,
     )
+
+
+def local_capacity(plan: Plan) -> Capacity | None:
+    """Return how many workers of this machine the plan has room for; None where they are another machine's."""
+    if plan.settings.scheduler is not None:
+        return None
+    cores, memory_bytes = os.cpu_count() or 1, machine_memory()
+    return fit_workers(plan.settings, project_cost(plan), cores=cores, memory_bytes=memory_bytes)
 
 
 def describe_source(source: Source) -> str:
@@ -445,7 +457,7 @@ def segment(
     """
     with prepare(source, settings, out, fresh=fresh, progress=progress) as run:
         if not run.is_done:
-            with open_engine(settings, run.log) as engine:
+            with open_engine(settings, run.log, run.capacity) as engine:
                 for stage in STAGES:
                     stage(run, engine, partial(progress or _silent, stage.title))
         return run.result()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import InputError
 
-_HOW = frozenset({"engine", "workers", "scheduler", "resources", "retries", "block_hours", "keep_work"})
+_HOW = frozenset({"fit_block", "engine", "workers", "scheduler", "resources", "retries", "block_hours", "keep_work"})
 """Fields that say how a run is carried out. They cannot change its result, so its digest leaves them out."""
 
 Option = bool | int | float | str | None | list[int]
@@ -34,7 +34,8 @@ class Settings(BaseModel):
     bands
         Band map, by name or explicit (``R=3,G=2,B=1,N=4,alpha=5``); None takes what the files say unambiguously.
     block_px, chunk_px
-        Side of a block's core, and of the chunks of the stores; the first is a multiple of the second.
+        Side of a block's core, and of the chunks of the stores; the first is a multiple of the second. ``auto`` takes
+        the largest side with which the workers fit into this machine's memory.
     overlap_px
         How far the labels of neighbouring blocks overlap on each side of their border, in ``local`` mode.
     scaling
@@ -60,6 +61,8 @@ class Settings(BaseModel):
         intermediates stay.
     resources
         What each block asks of a worker of an existing scheduler, such as ``{"GPU": 1}``.
+    fit_block
+        Whether `block_px` is chosen to fit; set by ``block_px: auto``.
     retries, block_hours
         How often a block that fails is tried again, and the longest that one may take, before it is left out.
     """
@@ -87,6 +90,7 @@ class Settings(BaseModel):
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)
     seed: int = Field(0, ge=0)
+    fit_block: bool = False
     engine: Literal["processes", "serial", "cuda"] = "processes"
     workers: int | None = Field(None, ge=1)
     scheduler: str | None = None
@@ -110,6 +114,13 @@ class Settings(BaseModel):
         if address.startswith("tcp://") and host in {"127.0.0.1", "localhost", "[::1]"}:
             return address
         raise ValueError(f"must be tls://HOST:PORT, or tcp:// on this machine's loopback; got {address}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitted(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("block_px") == "auto":
+            return {**{name: value for name, value in values.items() if name != "block_px"}, "fit_block": True}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -38,6 +38,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     class Work:
         is_done = True
         log = None
+        capacity = None
 
         def __enter__(self) -> Work:
             return self
