@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from flows import operations
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -100,6 +103,12 @@ _WORK = _options(
         help="What a block asks of a worker of --scheduler, such as GPU=1; may be repeated.",
     ),
 )
+_LOG_FORMAT = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="KTEX_LOG_FORMAT",
+    help="Lines of the log: text, or JSON with the ids of run and block [text].",
+)
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log to standard error, and show tracebacks.")
 _SOURCES = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 
@@ -123,11 +132,22 @@ def ktex() -> None:
 @_READING
 @click.option("--fresh", is_flag=True, help="Begin anew instead of resuming.")
 @click.option("--keep-work", is_flag=True, default=None, help="Keep the intermediate stores.")
+@_LOG_FORMAT
 @_VERBOSE
-def run(sources: tuple[str, ...], out: Path, config: Path | None, fresh: bool, verbose: bool, **given: Any) -> int:
+def run(
+    sources: tuple[str, ...],
+    out: Path,
+    config: Path | None,
+    fresh: bool,
+    log_format: str | None,
+    verbose: bool,
+    **given: Any,
+) -> int:
     """Segment a mosaic into texture classes."""
     from flows.commands import run_segmentation
 
+    if log_format is not None:
+        os.environ["KTEX_LOG_FORMAT"] = log_format  # worker processes inherit it
     return run_segmentation(list(sources), out, _given(given), config=config, fresh=fresh, verbose=verbose)
 
 
@@ -177,6 +197,10 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
     from flows.commands import check_sources
 
     return check_sources(list(sources), _given(given), config=config)
+
+
+for _command in (operations.status, operations.health, operations.metrics):
+    ktex.add_command(_command)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -184,12 +184,14 @@ def logging_to(path: Path, verbose: bool) -> Iterator[None]:
 
     An error that leaves the context knows the file as its `log_path`.
     """
+    from pipeline.logs import PACKAGES, make_formatter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
     if verbose:
         handlers.append(logging.StreamHandler())
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    loggers = [logging.getLogger(name) for name in ("pipeline", "ktex_model", "flows", "py.warnings")]
+    form = make_formatter()
+    loggers = [logging.getLogger(name) for name in (*PACKAGES, "py.warnings")]
     logging.captureWarnings(True)
     for handler in handlers:
         handler.setFormatter(form)

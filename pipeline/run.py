@@ -25,6 +25,7 @@ from pipeline.blocks import Block
 from pipeline.costs import Costs
 from pipeline.engine import Capacity, Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
+from pipeline.logs import Bound, bound
 from pipeline.metrics import overlap_disagreement
 from pipeline.pixels import InputFile, Report
 from pipeline.plan import Plan, code_version, make_plan, project_cost
@@ -146,7 +147,7 @@ class Stage:
         """Carry the stage out, with its books kept; nothing where the result is there already."""
         if run.is_done:
             return
-        with run.clocked(self.name):
+        with run.clocked(self.name), bound(run=run.manifest["key"][:12], stage=self.name):
             self.function(run, engine, report)
 
 
@@ -242,7 +243,7 @@ def describe_work(plan: Plan, report: Report | None = None) -> tuple[dict[str, A
     }
     inputs = [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files]
     whole = {**parts, "inputs": inputs, "scaling": plan.scaling.to_json()}
-    return {**whole, "base": _digest(parts), "key": _digest(whole)}, files
+    return {**whole, "base": _digest(parts), "key": _digest(whole), "blocks": len(plan.grid)}, files
 
 
 def _digest(parts: Mapping[str, Any]) -> str:
@@ -277,7 +278,7 @@ def _each(
                 yield item
 
     report(0, total)
-    for outcome in engine.map(work, to_do(), retries=run.plan.settings.retries):
+    for outcome in engine.map(Bound(work), to_do(), retries=run.plan.settings.retries):
         ended += 1
         if outcome.result is None:
             name, stage = outcome.item.name, stage_of(outcome.item)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -233,7 +234,7 @@ class Workspace:
                 f"--out {self.folders.root}: cannot be written ({error.strerror}); give another directory"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_alone(self._lock)
         except OSError as error:
             self.close()
             raise InputError(
@@ -330,6 +331,31 @@ def _link(there: str, here: str) -> None:
         os.link(there, here)
     except OSError:  # a file system without links
         shutil.copy2(there, here)
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a run holds the lock of its directory now."""
+    try:
+        with lock.open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_alone(lock: IO[str], tries: int = 5, wait_s: float = 0.1) -> None:
+    # Whoever looks whether the lock is held holds it for an instant, which is no other run.
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(wait_s)
+        else:
+            return
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The commands for whoever operates it: what became of the runs, whether a machine can work, figures to scrape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+DEFAULT_LISTEN = "127.0.0.1:9464"
+
+_ROOT = click.argument("root", default=".", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_ROOT
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(root: Path, as_json: bool) -> int:
+    """Say on one page what became of the runs in or under DIR: state, progress, last result, problems."""
+    from pipeline.status import look_at
+
+    found = look_at(root)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        from flows.status_page import to_page
+
+        click.echo(to_page(found))
+    return 0
+
+
+@click.command()
+@click.option("--gpu", is_flag=True, envvar="KTEX_REQUIRE_GPU", help="Fail unless a GPU is there and computes.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def health(gpu: bool, as_json: bool) -> int:
+    """Train and apply a tiny model here, and list the GPUs; for the health check of a container."""
+    from pipeline.health import check_health
+
+    found = check_health(gpu=gpu)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+    else:
+        gpus = ", ".join(found.gpus) or "none"
+        click.echo(f"healthy: {found.backend} computes on {found.device}; GPUs: {gpus}; {found.seconds:.1f} s")
+    return 0
+
+
+@click.command()
+@_ROOT
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where to serve them.")
+@click.option("--once", is_flag=True, help="Print them and end.")
+def metrics(root: Path, listen: str, once: bool) -> int:
+    """Serve figures of the runs in or under DIR to Prometheus."""
+    from flows.exporter import print_metrics, serve_metrics
+
+    if once:
+        print_metrics(root)
+    else:
+        serve_metrics(root, listen)
+    return 0
