@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flows import operations
+from flows import operations, series_commands
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -200,6 +200,8 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
 
 
 for _command in (operations.status, operations.health, operations.metrics):
+    ktex.add_command(_command)
+for _command in (series_commands.watch, series_commands.maintain):
     ktex.add_command(_command)
 
 

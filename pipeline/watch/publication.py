@@ -1,0 +1,95 @@
+"""How the result of an acquisition becomes part of its series: under the ledger's lock, in steps that may be repeated.
+
+A process that dies between two steps leaves a state from which the same steps lead to the same end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.ledger import Claim, InputNote
+from pipeline.results import open_result
+from pipeline.watch.layout import Layout
+from pipeline.workspace import read_json, write_json
+
+CARD = "acquisition.json"
+"""In a published run: which acquisition it is of."""
+
+
+def content_digest(notes: Sequence[InputNote], settings: str) -> str:
+    """Return a sha256 over the files that are used, by name and content, and the settings.
+
+    Examples
+    --------
+    >>> from pipeline.acquisitions import Asset
+    >>> note = InputNote(Asset("a.tif", "x/a.tif", "1"), "ab")
+    >>> moved = InputNote(Asset("a.tif", "y/a.tif", "2"), "ab")
+    >>> content_digest([note], "s") == content_digest([moved], "s") != content_digest([note], "t")
+    True
+    """
+    used = sorted((note.asset.name, note.sha256) for note in notes if note.fault is None)
+    return hashlib.sha256(json.dumps([used, settings]).encode()).hexdigest()
+
+
+def is_in_place(layout: Layout, claim: Claim, content: str) -> bool:
+    """Whether the run of this very content lies where it is published: a process died after it had put it there."""
+    found = read_json(layout.published(claim) / CARD)
+    return found is not None and found.get("content") == content and (layout.published(claim) / "run.json").exists()
+
+
+def put_in_place(layout: Layout, claim: Claim, content: str) -> Path:
+    """Move a finished run to where it is published, in the place of an older one; nothing where it is there already."""
+    target, work = layout.published(claim), layout.work(claim)
+    if is_in_place(layout, claim, content):
+        return target
+    write_json(work / CARD, {"source": claim.source, "name": claim.name, "date": claim.date, "content": content})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.old")
+    if aside.exists():
+        shutil.rmtree(aside)
+    if target.exists():
+        target.rename(aside)
+    work.rename(target)
+    if aside.exists():
+        shutil.rmtree(aside)
+    return target
+
+
+def describe_result(run: Path) -> dict[str, Any]:
+    """Return what the ledger keeps of a published run: where it is, its key, figures, and a checksum of each file."""
+    result = open_result(run)
+    return {
+        "run": str(run),
+        "key": result.record.key,
+        "classes": len(result.legend),
+        "pixels_valid": result.record.metrics.pixels_valid,
+        "missing_blocks": list(result.record.blocks.failed_names),
+        "files": checksums(run),
+    }
+
+
+def checksums(run: Path) -> dict[str, str]:
+    """Return the sha256 of each published file of a run; of a store, over all its files."""
+    found = {}
+    for path in sorted(run.iterdir()):
+        if path.name.startswith(".") or path.name == "run.log":
+            continue
+        found[path.name] = _tree_digest(path) if path.is_dir() else _file_digest(path)
+    return found
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tree_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
+    return digest.hexdigest()
