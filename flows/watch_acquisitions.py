@@ -69,7 +69,7 @@ def _reasons(outcomes: list[Outcome]) -> list[str]:
 
 
 def outcome_table(done: Pass) -> list[dict[str, str]]:
-    """Return what a pass did: a row for each acquisition that it worked on or that waits, and each source out of reach."""
+    """Return what a pass did: a row for each acquisition that it worked on or that waits, and each silent source."""
     rows = [
         {"acquisition": each.acquisition, "what": each.what, "reason": each.reason or "", "run": each.run or ""}
         for each in done.outcomes

@@ -73,9 +73,10 @@ class BucketSource:
     def _store(self) -> Any:
         import obstore.store
 
-        options = dict(self.options)
+        options: Any = dict(self.options)
         client: Any = {"allow_http": True} if options.get("endpoint", "").startswith("http://") else {}
-        return obstore.store.from_url(self.url, config=options, client_options=client)  # type: ignore[arg-type]
+        open_store: Any = obstore.store.from_url  # its overloads name every option of every store
+        return open_store(self.url, config=options, client_options=client)
 
     def _entries(self) -> Iterator[Entry]:
         import obstore

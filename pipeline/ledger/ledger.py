@@ -85,7 +85,7 @@ class Ledger:
                 )
                 .with_for_update()
             ).one_or_none()
-            known = None if row is None else row._mapping
+            known: dict[str, Any] | None = None if row is None else dict(row._mapping)
             state, reason = _next_state(known, found, settings)
             values = {
                 "date": found.date,
@@ -95,11 +95,16 @@ class Ledger:
                 "seen": now,
             }
             if known is None:
-                new = {"series": self.series, "source": found.source, "name": found.name, "changed": now}
+                new: dict[str, Any] = {
+                    "series": self.series,
+                    "source": found.source,
+                    "name": found.name,
+                    "changed": now,
+                }
                 added = connection.execute(
                     insert(acquisitions).values(**values, **new, state=state, reason=reason, token=0, attempts=0)
                 )
-                self._tell(connection, added.inserted_primary_key[0], 0, state, reason)
+                self._tell(connection, int(added.inserted_primary_key[0]), 0, state, reason)  # type: ignore[index]
             else:
                 if (state, reason) != (known["state"], known["reason"]):
                     values |= {"state": state, "reason": reason, "changed": now}
@@ -120,7 +125,7 @@ class Ledger:
             notes: Mapping[int, tuple[InputNote, ...]] = {}
             if with_inputs:
                 notes = {row.id: _inputs_of(connection, row.id) for row in found}
-        return [_row(each._mapping, notes.get(each.id, ())) for each in found]
+        return [_row(dict(each._mapping), notes.get(each.id, ())) for each in found]
 
     def history(self, acquisition: int) -> list[tuple[float, str, str | None]]:
         """Return what happened to an acquisition: when, what, in which words."""
@@ -178,23 +183,24 @@ class Ledger:
         now, who = self._clock(), str(holder or this_process())
         with self._engine.begin() as connection:
             table = acquisitions.c
-            found = connection.execute(
+            asked = (
                 select(acquisitions)
                 .where(table.series == self.series)
                 .where(or_(and_(table.state == "due", table.not_before <= now), table.state == "running"))
                 .order_by(case((table.state == "running", 0), else_=1), table.date, table.name)
                 .with_for_update()
-            ).all()
-            lapsed = [row for row in found if row.state == "running" and _lapsed(row._mapping, now)]
-            spent = [row for row in lapsed if row.attempts >= attempts]
-            for row in spent:
-                self._give_up(connection, row._mapping, now)
-            found = [row for row in found if row not in spent]
-            free = [row for row in found if row in lapsed or (row.state == "due" and not only_lapsed)]
-            at_work = [row for row in found if row.state == "running" and row not in lapsed]
-            if not free or (alone and at_work):
+            )
+            found: list[Mapping[str, Any]] = [dict(row._mapping) for row in connection.execute(asked)]
+            lapsed = [row for row in found if row["state"] == "running" and _lapsed(row, now)]
+            for row in lapsed:
+                if row["attempts"] >= attempts:
+                    self._give_up(connection, row, now)
+            lapsed = [row for row in lapsed if row["attempts"] < attempts]
+            due = [] if only_lapsed else [row for row in found if row["state"] == "due"]
+            at_work = [row for row in found if row["state"] == "running" and not _lapsed(row, now)]
+            if not (lapsed or due) or (alone and at_work):
                 return None
-            row = free[0]._mapping
+            row = (lapsed + due)[0]
             token = row["token"] + 1
             connection.execute(
                 update(acquisitions)
@@ -331,7 +337,8 @@ class Ledger:
             if row["version"] != claim.version and state in ("published", "quarantined"):
                 # It was delivered anew while this was at work: what is recorded is true, and more is to do.
                 values = {**values, "attempts": 0, "not_before": 0.0}
-                following, why = "due", "delivered anew meanwhile"
+                following: State = "due"
+                why: str | None = "delivered anew meanwhile"
             else:
                 following, why = state, reason
             connection.execute(

@@ -25,7 +25,7 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from pipeline.errors import InputError
 
@@ -132,7 +132,11 @@ def open_database(address: str) -> Engine:
     shown = url.render_as_string(hide_password=True)
     try:
         engine = _sqlite(url) if url.get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
-        _create(engine)
+        try:
+            _create(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     except ModuleNotFoundError as error:
         raise InputError(f"ledger {shown}: needs {error.name}; install the extra postgres") from error
     except (SQLAlchemyError, OSError) as error:
@@ -146,7 +150,7 @@ def open_database(address: str) -> Engine:
 def _create(engine: Engine) -> None:
     try:
         metadata.create_all(engine)
-    except (OperationalError, ProgrammingError):
+    except (IntegrityError, OperationalError, ProgrammingError):
         metadata.create_all(engine)  # another process made them between the look and the act; a real fault comes again
 
 

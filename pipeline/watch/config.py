@@ -102,8 +102,8 @@ SourceConfig = Annotated[FolderConfig | BucketConfig | StacConfig | PlanetConfig
 class Retention(_Part):
     """How long what is not published is kept, in days; None keeps it for ever."""
 
-    work_days: float | None = Field(30.0, ge=0)
-    copies_days: float | None = Field(30.0, ge=0)
+    work_days: float | None = Field(default=30.0, ge=0)
+    copies_days: float | None = Field(default=30.0, ge=0)
 
 
 class WatchConfig(_Part):

@@ -63,11 +63,12 @@ def put_in_place(layout: Layout, claim: Claim, content: str) -> Path:
 def describe_result(run: Path) -> dict[str, Any]:
     """Return what the ledger keeps of a published run: where it is, its key, figures, and a checksum of each file."""
     result = open_result(run)
+    metrics = result.record.metrics
     return {
         "run": str(run),
         "key": result.record.key,
         "classes": len(result.legend),
-        "pixels_valid": result.record.metrics.pixels_valid,
+        "pixels_valid": None if metrics is None else metrics.pixels_valid,
         "missing_blocks": list(result.record.blocks.failed_names),
         "files": checksums(run),
     }
