@@ -1,0 +1,400 @@
+"""A pass over the sources: what is new is published once, what is bad is in quarantine, and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.acquisitions import DeliveryError
+from pipeline.errors import InputError
+from pipeline.ledger import Ledger
+from pipeline.ledger.holder import Holder
+from pipeline.results import open_result
+from pipeline.run import segment
+from pipeline.settings import Settings
+from pipeline.watch import Pass, WatchConfig, watch
+from pipeline.watch.inspection import Reference, inspect_delivery
+from pipeline.watch.maintenance import maintain
+from tests.pipeline import grey_model
+from tests.pipeline.rasters import GRID, shift, write_raster
+
+BANDS = "R=1,G=2"
+SIDE = 96
+
+
+def scene(path: Path, seed: int = 0, **options: Any) -> Path:
+    """A delivery of two bands, whose modification lies an hour back."""
+    levels = np.random.default_rng(seed).integers(1, 255, (2, SIDE, SIDE)).astype(np.uint8)
+    write_raster(path, options.pop("data", levels), **options)
+    return age(path)
+
+
+def age(path: Path, seconds: float = 3600) -> Path:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def run_here(source: list[str], out: str, settings: dict[str, Any]) -> object:
+    return segment(source, Settings.parse(settings), out)
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> Path:
+    folder = tmp_path / "drop"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return grey_model.install(monkeypatch)
+
+
+@pytest.fixture
+def config(tmp_path: Path, drop: Path) -> WatchConfig:
+    return make_config(tmp_path)
+
+
+def make_config(folder: Path, **changes: Any) -> WatchConfig:
+    values = {
+        "name": "nd",
+        "out": folder / "out",
+        "ids": "model",
+        "sources": [{"kind": "folder", "name": "drop", "path": folder / "drop"}],
+        "settings": {"k": 4, "bands": BANDS, "mode": "global", "block_px": 64, "chunk_px": 64, "engine": "serial"},
+    }
+    return WatchConfig.model_validate(values | changes)
+
+
+def do_pass(config: WatchConfig, **options: Any) -> Pass:
+    return watch(config, options.pop("segment", run_here), **options)
+
+
+def kinds(done: Pass) -> dict[str, str]:
+    return {each.acquisition: each.what for each in done.outcomes}
+
+
+def states(config: WatchConfig) -> dict[str, str]:
+    with Ledger(config.ledger_address, config.name) as ledger:
+        return {row.name: row.state for row in ledger.rows()}
+
+
+def test_each_new_date_is_published_once(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    scene(drop / "a_20100629.tif")
+    first = do_pass(config)
+    assert kinds(first) == {"drop 2010-06-29": "published"}
+    assert first.exit_code == 0
+    assert kinds(do_pass(config)) == {}, "a second pass does nothing"
+    scene(drop / "a_20120731.tif", 1)
+    assert kinds(do_pass(config)) == {"drop 2012-07-31": "published"}
+    assert len(trainings) == 1, "the second date gets the ids of the first one's model"
+    for date in ("2010-06-29", "2012-07-31"):
+        result = open_result(config.out / "runs" / date)
+        assert len(result.record.inputs) == 1
+        assert date.replace("-", "") in result.record.inputs[0].path
+    assert not list((config.out / "work").glob("drop.*/")), "nothing is left of the work"
+
+
+def test_a_file_that_is_touched_is_not_done_again_and_one_that_changed_is(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    path = scene(drop / "a_20100629.tif")
+    do_pass(config)
+    before = open_result(config.out / "runs" / "2010-06-29").record.created
+    age(path, 1800)
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "unchanged"}
+    assert open_result(config.out / "runs" / "2010-06-29").record.created == before
+    scene(path, 7)
+    age(path, 1000)
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    assert open_result(config.out / "runs" / "2010-06-29").record.created > before
+
+
+def test_a_file_that_is_being_written_waits(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    age(scene(drop / "a_20100629.tif"), 5)
+    scene(drop / "b_20120731.tif.part")
+    done = do_pass(config)
+    assert kinds(done) == {}
+    assert "changed 5 s ago" in done.waiting["drop 2010-06-29"]
+    later = do_pass(config, now=lambda: datetime.fromtimestamp(time.time() + 700, UTC))
+    assert kinds(later) == {"drop 2010-06-29": "published"}
+
+
+def truncate(path: Path) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    return age(path)
+
+
+def garble(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    content[600:-600] = b"\xff" * (len(content) - 1200)
+    path.write_bytes(bytes(content))
+    return age(path)
+
+
+def half_written(path: Path) -> Path:
+    path.write_bytes(b"")
+    return age(path)
+
+
+BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "truncated": (lambda path: truncate(scene(path, 3)), "truncated"),
+    "garbled": (lambda path: garble(scene(path, 3, compress="deflate")), "g_2013"),
+    "half-written": (half_written, "is empty"),
+    "wrong bands": (
+        lambda path: scene(path, data=np.ones((3, SIDE, SIDE), np.uint8)),
+        "wrong bands: has 3",
+    ),
+    "wrong type": (lambda path: scene(path, data=np.ones((2, SIDE, SIDE), np.uint16)), "wrong type: holds uint16"),
+    "off the grid": (lambda path: scene(path, 3, affine=shift(GRID, 0.5, 0.25)), "off the grid: lies 0.5 px off"),
+    "other CRS": (lambda path: scene(path, 3, crs="EPSG:32623"), "other CRS: is in EPSG:32623"),
+    "all nodata": (
+        lambda path: scene(path, data=np.zeros((2, SIDE, SIDE), np.uint8), nodata=0),
+        "all nodata",
+    ),
+    "duplicate": (lambda path: scene(path, 0), "duplicate: has the same content as 2010-06-29"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BAD))
+def test_a_bad_delivery_is_in_quarantine_and_does_not_stop_the_others(
+    kind: str, config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    make, reason = BAD[kind]
+    scene(drop / "a_20100629.tif", 0)
+    do_pass(config)
+    bad = make(drop / "g_20130101.tif")
+    scene(drop / "z_20140720.tif", 2)
+    done = do_pass(config)
+    assert kinds(done) == {"drop 2013-01-01": "quarantined", "drop 2014-07-20": "published"}
+    assert reason in str(done.of("quarantined")[0].reason)
+    assert bad.name in str(done.of("quarantined")[0].reason)
+    assert done.exit_code == 3
+    assert states(config) == {"2010-06-29": "published", "2013-01-01": "quarantined", "2014-07-20": "published"}
+    assert not (config.out / "runs" / "2013-01-01").exists()
+    assert kinds(do_pass(config)) == {}, "it is reported once, and stays where it is"
+    scene(bad, 9)
+    assert kinds(do_pass(config)) == {"drop 2013-01-01": "published"}, "and is taken when it is delivered anew"
+
+
+def test_a_bad_quad_is_left_out_and_named(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    scene(drop / "2010-06-29" / "q1.tif")
+    scene(drop / "2010-06-29" / "q2.tif", 1, affine=shift(GRID, 0, SIDE))
+    truncate(scene(drop / "2010-06-29" / "q3.tif", 2, affine=shift(GRID, SIDE, 0)))
+    shutil.copy2(drop / "2010-06-29" / "q1.tif", drop / "2010-06-29" / "q1 (1).tif")
+    (done,) = do_pass(config).outcomes
+    assert done.what == "published"
+    assert "without 2 file(s) in quarantine" in str(done.reason)
+    assert "q3.tif: is truncated" in str(done.reason)
+    with Ledger(config.ledger_address, "nd") as ledger:
+        (row,) = ledger.rows(with_inputs=True)
+    faults = {Path(note.asset.name).name: note.fault is not None for note in row.inputs}
+    assert faults == {"q1.tif": True, "q1 (1).tif": False, "q2.tif": False, "q3.tif": True}
+
+
+def test_a_name_without_a_date_is_in_quarantine(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    scene(drop / "scene.tif")
+    (done,) = do_pass(config).outcomes
+    assert done.what == "quarantined"
+    assert "no date in its name" in str(done.reason)
+
+
+def test_one_date_from_two_sources_is_published_from_the_first(
+    tmp_path: Path, drop: Path, trainings: list[str]
+) -> None:
+    sources = [{"kind": "folder", "name": name, "path": tmp_path / name} for name in ("drop", "other")]
+    config = make_config(tmp_path, sources=sources)
+    scene(drop / "a_20100629.tif")
+    scene(tmp_path / "other" / "b_20100629.tif", 5)
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published", "other 2010-06-29": "quarantined"}
+
+
+def test_a_source_that_is_out_of_reach_does_not_stop_the_others(
+    tmp_path: Path, drop: Path, trainings: list[str]
+) -> None:
+    sources = [{"kind": "folder", "name": name, "path": tmp_path / name} for name in ("gone", "drop")]
+    scene(drop / "a_20100629.tif")
+    done = do_pass(make_config(tmp_path, sources=sources))
+    assert kinds(done) == {"drop 2010-06-29": "published"}
+    assert "gone is no folder" in done.unreachable["gone"]
+    assert done.exit_code == 1
+
+
+def test_a_failure_is_tried_again_and_goes_on_from_what_is_there(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    scene(drop / "a_20100629.tif")
+
+    def break_down(source: list[str], out: str, settings: dict[str, Any]) -> object:
+        raise OSError("no space left on device")
+
+    clock = [time.time()]
+    with Ledger(config.ledger_address, "nd", lambda: clock[0]) as ledger:
+        done = do_pass(config, segment=break_down, ledger=ledger)
+        assert kinds(done) == {"drop 2010-06-29": "failed"}
+        assert "no space left" in str(done.outcomes[0].reason)
+        assert done.exit_code == 1
+        assert kinds(do_pass(config, ledger=ledger)) == {}, "it rests first"
+        clock[0] += 120
+        assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
+
+
+def test_of_two_passes_at_once_one_gets_each_acquisition(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    scene(drop / "a_20100629.tif")
+    inner: list[Pass] = []
+
+    def look_meanwhile(source: list[str], out: str, settings: dict[str, Any]) -> object:
+        inner.append(do_pass(config))
+        return run_here(source, out, settings)
+
+    assert kinds(do_pass(config, segment=look_meanwhile)) == {"drop 2010-06-29": "published"}
+    assert [kinds(each) for each in inner] == [{}]
+
+
+def test_a_run_believed_dead_publishes_nothing(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
+    scene(drop / "a_20100629.tif")
+    clock = [time.time()]
+    with Ledger(config.ledger_address, "nd", lambda: clock[0]) as ledger:
+
+        def be_overtaken(source: list[str], out: str, settings: dict[str, Any]) -> object:
+            done = run_here(source, out, settings)
+            clock[0] += config.lease_s + 1  # silent for so long that another machine takes over
+            taken = ledger.claim(lease_s=60, holder=Holder("another machine", 1, 0.0))
+            assert taken is not None
+            assert taken.token == 2
+            return done
+
+        done = do_pass(config, segment=be_overtaken, ledger=ledger)
+        assert kinds(done) == {"drop 2010-06-29": "fenced"}
+        assert not (config.out / "runs").exists(), "nothing is published under a claim that is over"
+        clock[0] += 61
+        assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
+        assert len(trainings) == 1, "what it had done is gone on with"
+
+
+@pytest.mark.parametrize("step", ["keep_ids", "extend_series", "describe_result"])
+def test_who_dies_while_publishing_leaves_what_the_next_one_ends(
+    step: str, config: WatchConfig, drop: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene(drop / "a_20100629.tif")
+
+    class Death(BaseException):
+        """As a signal: nothing is caught, nothing is written to the ledger."""
+
+    def die(*_: object) -> None:
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(f"pipeline.watch.passes.{step}", die)
+        with pytest.raises(Death):
+            do_pass(config)
+    assert states(config) == {"2010-06-29": "running"}
+    clock = time.time() + config.lease_s + 1
+    with Ledger(config.ledger_address, "nd", lambda: clock) as ledger:
+        assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
+    assert len(trainings) == 1
+
+
+def test_maintenance_finds_what_is_damaged_and_the_next_pass_makes_it_anew(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    scene(drop / "a_20100629.tif")
+    do_pass(config)
+    labels = config.out / "runs" / "2010-06-29" / "labels.tif"
+    good = labels.read_bytes()
+    assert not maintain(config).damaged
+    labels.write_bytes(good[:-9] + b"123456789")
+    done = maintain(config)
+    assert "labels.tif changed" in done.damaged["drop 2010-06-29"]
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    assert labels.read_bytes() == good
+    assert not maintain(config).damaged
+
+
+def test_maintenance_removes_what_is_old(tmp_path: Path, drop: Path, trainings: list[str]) -> None:
+    config = make_config(tmp_path, retention={"work_days": 1, "copies_days": 1})
+    truncate(scene(drop / "a_20100629.tif"))
+    do_pass(config)
+    left = config.out / "work" / "drop.2010-06-29"
+    left.mkdir(parents=True)
+    assert maintain(config).removed == []
+    assert maintain(config, now=time.time() + 90_000).removed == [str(left)]
+    assert not left.exists()
+
+
+def test_what_a_reference_keeps_is_read_back(tmp_path: Path) -> None:
+    path = scene(tmp_path / "a_20100629.tif")
+    reference = Reference.of(path, Settings(bands=BANDS))
+    reference.write(tmp_path / "reference.json")
+    assert Reference.read(tmp_path / "reference.json") == reference
+    assert Reference.read(tmp_path / "none.json") is None
+    inspect_delivery(path, Settings(bands=BANDS), reference)
+    off = scene(tmp_path / "b.tif", affine=shift(GRID, 0.5, 0.5))
+    with pytest.raises(DeliveryError, match="off the grid"):
+        inspect_delivery(off, Settings(bands=BANDS), reference)
+    inspect_delivery(off, Settings(bands=BANDS, align="resample"), reference)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"colour": "red"}, "unknown key 'colour'"),
+        ({"sources": []}, "sources: .*at least 1"),
+        ({"settings": {"kk": 3}}, "unknown setting 'kk'"),
+        ({"settings": {"date": "2010"}}, "date is set for each acquisition"),
+        ({"ledger": "mysql://db/x"}, "mysql is not supported"),
+        ({"ids": "model", "settings": {"mode": "local"}}, "needs settings of mode global"),
+        ({"sources": [{"kind": "tape", "name": "x"}]}, "'tape'"),
+        (
+            {"sources": [{"kind": "bucket", "name": "b", "url": "s3://b", "options": {"secret_access_key": "x"}}]},
+            "credentials come from the environment",
+        ),
+        ({"sources": [{"kind": "folder", "name": "a", "path": "x"}] * 2}, "different names"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_that_names_the_file(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    values = {"name": "nd", "out": "out", "sources": [{"kind": "folder", "name": "d", "path": "drop"}]} | changes
+    path = tmp_path / "watch.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(InputError, match=said) as caught:
+        WatchConfig.read(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_of_a_configuration_count_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "watch.yaml"
+    path.write_text(
+        "name: nd\nout: maps\nsources: [{kind: folder, name: d, path: drop}, {kind: stac, name: s, url: cat.json}]\n",
+        encoding="utf-8",
+    )
+    config = WatchConfig.read(path)
+    assert config.out == tmp_path / "maps"
+    assert config.sources[0].path == tmp_path / "drop"
+    assert config.sources[1].url == str(tmp_path / "cat.json")
+    assert config.ledger_address == f"sqlite:///{tmp_path}/maps/ledger.db"
+    path.write_text("- a\n", encoding="utf-8")
+    with pytest.raises(InputError, match="must be a mapping"):
+        WatchConfig.read(path)
+    with pytest.raises(InputError, match="cannot be read as YAML"):
+        WatchConfig.read(tmp_path / "none.yaml")
+
+
+def test_a_release_with_another_setting_makes_nothing_due(tmp_path: Path) -> None:
+    one = make_config(tmp_path)
+    assert one.settings_digest() == make_config(tmp_path).settings_digest()
+    assert one.settings_digest() == make_config(tmp_path, settings=one.settings | {"workers": 3}).settings_digest()
+    assert one.settings_digest() != make_config(tmp_path, settings=one.settings | {"k": 5}).settings_digest()
