@@ -80,6 +80,8 @@ _WORK = _options(
     ),
     click.option("--global-classes", type=int, metavar="N", help="Number of classes of the aligned map [found]."),
     click.option("--seed", type=int, metavar="N", help="Seed of the run [0]."),
+    click.option("--license", metavar="ID", help="Licence of the outputs: an SPDX identifier, or proprietary."),
+    click.option("--attribution", metavar="TEXT", help="Whom the sources want named; written into the outputs."),
     click.option(
         "--config",
         type=click.Path(path_type=Path),

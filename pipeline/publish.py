@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
+from pipeline.areas import class_areas
 from pipeline.assemble import read_alignment, straight_labels
 from pipeline.blocks import Block
 from pipeline.cog import verify_cog, write_cog
@@ -61,16 +62,23 @@ def make_whole(plan: Plan, name: str) -> None:
     legend = Legend.from_json(outputs / "classes.json")
     match name:
         case "labels.tif":
-            write_cog(store, outputs / name, legend=legend, tags={"TIFFTAG_SOFTWARE": "ktextures"})
+            write_cog(store, outputs / name, legend=legend, tags=tags_of(plan))
             verify_cog(outputs / name, store)
         case "confidence.tif":
-            write_cog(store, outputs / name, variable="confidence", tags={"TIFFTAG_SOFTWARE": "ktextures"})
+            write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan))
             verify_cog(outputs / name, store, variable="confidence")
         case "quicklook.png":
             write_quicklook(store, legend, outputs / name, scene_view(plan))
         case "metrics":
             metrics = measure_map(plan, read_alignment(plan), legend, store)
             write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
+
+
+def tags_of(plan: Plan) -> dict[str, str]:
+    """Return what a TIFF says of itself: the program, the settings' digest, and the licence as TIFF has it."""
+    licence = "; ".join(said for said in (plan.settings.license, plan.settings.attribution) if said)
+    tags = {"TIFFTAG_SOFTWARE": "ktextures", "KTEX_SETTINGS": plan.settings.digest()}
+    return tags | ({"TIFFTAG_COPYRIGHT": licence} if licence else {})
 
 
 def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> Legend:
@@ -134,7 +142,17 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
         seam_excess_before_cut=None if before is None else before.seam_excess,
         overlap_disagreement=None if found is None else found["overlap_disagreement"],
         alignment=None if alignment is None else describe_alignment(alignment),
+        areas_m2=measure_areas(store),
     )
+
+
+def measure_areas(store: LabelStore) -> dict[str, float] | None:
+    """Return the area of each class in square metres, by id; None where the map has no CRS."""
+    geobox = store.geobox
+    if geobox.crs is None:
+        return None
+    found = class_areas(store.read, store.shape, geobox.transform, geobox.crs.proj)
+    return {str(i): round(area, 3) for i, area in found.items() if i != store.nodata}
 
 
 def describe_alignment(alignment: Alignment) -> AlignmentMetrics:

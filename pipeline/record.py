@@ -158,6 +158,8 @@ class Metrics(_Part):
         Before the cut between blocks was drawn; null where blocks do not overlap.
     alignment
         Null where one model served all blocks.
+    areas_m2
+        Area of each class on the ground, by id; null where the scene has no CRS.
     truth
         Null where there is none.
     """
@@ -172,6 +174,7 @@ class Metrics(_Part):
     seam_excess_before_cut: Annotated[float, Field(ge=-1, le=1)] | None
     overlap_disagreement: Share | None
     alignment: AlignmentMetrics | None
+    areas_m2: dict[str, Annotated[float, Field(ge=0)]] | None = None
     truth: Truth | None = None
 
 

@@ -42,6 +42,7 @@ from pipeline.publish import write_outputs, write_record
 from pipeline.results import Result, open_result
 from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
+from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.train import is_trained, peak_rss_bytes, train_global
 from pipeline.workspace import Workspace, write_json
@@ -387,6 +388,8 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
         k=plan.k,
         settings_digest=plan.settings.digest(),
         created=run.created,
+        licence=plan.settings.license,
+        attribution=plan.settings.attribution,
     )
     if not plan.folders.labels.exists():
         shutil.rmtree(plan.folders.marker("cut", "").parent, ignore_errors=True)
@@ -413,6 +416,7 @@ def _publish(run: Run, _: Engine, report: Report) -> None:
     for file in run.plan.inputs.values():
         file.check_unchanged()
     write_record(run)
+    write_item(run.plan.folders.outputs, run.plan.folders.root.name)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
     report(1, 1)
 

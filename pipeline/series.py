@@ -28,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.grids import describe_grid, same_grid
 from pipeline.legend import Legend
 from pipeline.results import LABELS, LEGEND, Result, open_result, open_store
+from pipeline.stac import write_collection
 from pipeline.stores import CONVENTIONS, LabelStore, add_rasters, consolidate, grid_coordinates
 
 SERIES = "series.zarr"
@@ -60,7 +61,7 @@ def append(series_dir: str | Path, run_dir: str | Path, time: str | datetime, *,
     ----------
     series_dir
         Directory of the series; made where there is none. The store in it is ``series.zarr``, its legend
-        ``classes.json``.
+        ``classes.json``, its STAC collection ``collection.json``.
     run_dir
         A published run on the grid of the series, with the same vocabulary: one model, or one catalogue.
     time
@@ -99,7 +100,7 @@ def append(series_dir: str | Path, run_dir: str | Path, time: str | datetime, *,
             if len(dates) > (at < len(dates)):  # others than the one to be replaced
                 _check_same_kind(folder, result)
             _add(folder, [*dates[:at], date, *dates[at + 1 :]], at, result)
-        read_legend(folder).to_json(folder / LEGEND)
+        _describe(folder)
     return folder / SERIES
 
 
@@ -170,6 +171,14 @@ def _legend(dates: Sequence[Date], classes: Mapping[str, Mapping[str, str]]) -> 
         names={int(i): each["name"] for i, each in classes.items()},
         colours={int(i): each["colour"] for i, each in classes.items()},
     )
+
+
+def _describe(folder: Path) -> None:
+    """Write the legend and the STAC collection, which follow from what the store holds."""
+    legend, dates = read_legend(folder), read_dates(folder)
+    legend.to_json(folder / LEGEND)
+    runs = [(datetime.fromisoformat(date.time).replace(tzinfo=UTC), date.run) for date in dates]
+    write_collection(folder, SERIES, runs, legend)
 
 
 def _date_of(result: Result, folder: Path, time: str) -> Date:

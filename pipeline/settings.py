@@ -59,6 +59,9 @@ class Settings(BaseModel):
         How the run is carried out: ``processes``, ``serial`` or ``cuda`` (one process a GPU, by dask-cuda), number of
         worker processes (None: one a core, if memory allows), address of an existing Dask scheduler, whether
         intermediates stay.
+    license, attribution
+        Licence of the outputs, as an SPDX identifier or ``proprietary``, and whom the sources want named; both are
+        written into what is published.
     resources
         What each block asks of a worker of an existing scheduler, such as ``{"GPU": 1}``.
     fit_block
@@ -98,6 +101,8 @@ class Settings(BaseModel):
     retries: int = Field(1, ge=0, le=20)
     block_hours: float = Field(12.0, gt=0)
     keep_work: bool = False
+    license: str | None = None
+    attribution: str | None = None
 
     @field_validator("mask", "aoi", "model")
     @classmethod

@@ -31,7 +31,7 @@ RECORD = "run.json"
 MANIFEST = "manifest.json"
 OUTPUTS = (
     "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
-    "classes.json", "quicklook.png",
+    "classes.json", "quicklook.png", "item.json",
 )  # fmt: skip
 """All that a run may publish beside its record."""
 BESIDE = frozenset({WORK, "scene", "run.log"})

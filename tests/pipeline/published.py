@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from pipeline.blocks import Window
 from pipeline.cog import write_cog
 from pipeline.legend import Legend
+from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.record import Blocks, Input, Metrics, make_record
 from pipeline.stores import LabelStore, create_labels, set_legend, store_attributes
@@ -55,12 +56,18 @@ def publish(
     metrics = Metrics(
         pixels_valid=int(counts.sum()), pixels_per_second=None, classes=len(legend), classes_effective=float(len(ids)),
         seam_change_rate=None, interior_change_rate=None, seam_excess=None, seam_excess_before_cut=None,
-        overlap_disagreement=None, alignment=None,
+        overlap_disagreement=None, alignment=None, areas_m2=measure_areas(store),
     )  # fmt: skip
     given: dict[str, Any] = {
         "state": "done",
         "created": CREATED,
-        "settings": {"k": 4, "preset": "texture", "mode": "global"},
+        "settings": {
+            "k": 4,
+            "preset": "texture",
+            "mode": "global",
+            "license": "CC-BY-4.0",
+            "attribution": "Somebody 2026",
+        },
         "inputs": [Input(path="/data/scene_20210315.tif", size=1, sha256="0" * 64)],
         "blocks": Blocks(done=1),
         "stages": [],

@@ -59,7 +59,7 @@ def test_a_series_is_the_stack_of_its_maps(tmp_path: Path, runs: dict[str, Path]
     assert (data.rio.crs.to_epsg(), data.odc.geobox.crs.epsg) == (32618, 32618)
     assert data.rio.transform() == data.odc.geobox.transform == UTM
     assert (data.attrs["license"], data.attrs["attribution"]) == ("CC-BY-4.0", "Somebody 2026")
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "classes.json", "series.zarr"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "classes.json", "collection.json", "series.zarr"]
 
 
 def test_its_legend_sums_the_dates_and_takes_the_newest_names(tmp_path: Path) -> None:
@@ -183,7 +183,12 @@ def test_killed_anywhere_it_stays_whole_and_can_be_tried_again(change: Any, monk
             assert same(found, before) or same(found, after), f"half a date after step {fatal}"
         alter()
         assert same(stacked(folder), after)
-        assert sorted(path.name for path in folder.iterdir()) == [".lock", "classes.json", "series.zarr"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            ".lock",
+            "classes.json",
+            "collection.json",
+            "series.zarr",
+        ]
         shutil.rmtree(folder)
         shutil.copytree(keep, folder)
     assert killed >= 5
