@@ -22,7 +22,7 @@ from pipeline.metrics import Seams, effective_classes, seams
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
-from pipeline.record import AlignmentMetrics, Blocks, Input, Metrics, Stage, make_record
+from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, Stage, make_record
 from pipeline.stores import LabelStore, set_legend
 from pipeline.workspace import RECORD, read_json, write_json
 
@@ -214,7 +214,13 @@ def write_record(run: Run) -> None:
         settings_digest=plan.settings.digest(),
         vocabulary=vocabulary(plan),
         stages=[
-            Stage(name=each.name, seconds=each.seconds, pixels=each.pixels, peak_rss_bytes=each.peak_rss_bytes)
+            Stage(
+                name=each.name,
+                seconds=each.seconds,
+                pixels=each.pixels,
+                peak_rss_bytes=each.peak_rss_bytes,
+                work={kind: Cost(wall=each.costs.wall[kind], cpu=each.costs.cpu[kind]) for kind in each.costs.wall},
+            )
             for each in books.values()
             if each.name != "publish"  # which writes this
         ],

@@ -98,13 +98,24 @@ class Input(_Part):
         return self
 
 
+class Cost(_Part):
+    """Wall and CPU seconds of one kind of work, over all workers."""
+
+    wall: Annotated[float, Field(ge=0)]
+    cpu: Annotated[float, Field(ge=0)]
+
+
 class Stage(_Part):
-    """One stage: wall time, pixels worked on, and the highest resident memory of one process, in bytes."""
+    """One stage: wall time, pixels worked on, and the highest resident memory of one process, in bytes.
+
+    `work` says what its blocks took, over all workers, by kind: ``read``, ``train``, ``predict``, ``write`` ...
+    """
 
     name: str
     seconds: Annotated[float, Field(ge=0)]
     pixels: Count
     peak_rss_bytes: Count
+    work: dict[str, Cost] = Field(default_factory=dict)
 
 
 class Blocks(_Part):
