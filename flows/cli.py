@@ -126,9 +126,8 @@ def ktex() -> None:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory; a rerun resumes what it holds.",
+    help="Run directory, or s3://BUCKET/PREFIX; a rerun resumes what it holds.",
 )
 @_WORK
 @_READING
@@ -138,7 +137,7 @@ def ktex() -> None:
 @_VERBOSE
 def run(
     sources: tuple[str, ...],
-    out: Path,
+    out: str,
     config: Path | None,
     fresh: bool,
     log_format: str | None,
@@ -250,7 +249,7 @@ def _say(line: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()).replace("/vsis3/", "s3://") or type(error).__name__
 
 
 if __name__ == "__main__":

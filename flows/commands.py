@@ -27,7 +27,7 @@ def make_settings(given: dict[str, Any], config: Path | None) -> Settings:
 
 
 def run_segmentation(
-    sources: list[str], out: Path, given: dict[str, Any], *, config: Path | None, fresh: bool, verbose: bool
+    sources: list[str], out: str, given: dict[str, Any], *, config: Path | None, fresh: bool, verbose: bool
 ) -> int:
     """Carry out ``ktex run``; returns the exit code."""
     settings = make_settings(given, config)
@@ -46,13 +46,15 @@ def run_segmentation(
             click.echo(f"ktex: {out} holds this result already; --fresh makes it anew", err=True)
         else:
             with (
-                logging_to(out / LOG, verbose),
+                logging_to(work.log, verbose),
                 open_engine(settings, work.log, work.capacity) as engine,
                 open_progress() as progress,
             ):
                 for stage in STAGES:
                     stage(work, engine, partial(progress, stage.title))
         result = work.result()
+    if out.startswith("s3://"):
+        click.echo(f"ktex: uploaded to {out}", err=True)
     return tell(result)
 
 

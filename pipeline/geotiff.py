@@ -1,4 +1,4 @@
-"""GeoTIFF files, opened with suspicion: only by the GeoTIFF driver, only local, only whole.
+"""GeoTIFF files, opened with suspicion: only by the GeoTIFF driver, only whole, only from disks and our object stores.
 
 GDAL opens much that is not an image (virtual rasters name other files, drivers fetch from the network), and opens
 truncated downloads without a word. A file is therefore checked before GDAL sees it, opened by one driver, without its
@@ -25,6 +25,7 @@ from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from pipeline import files, objects
 from pipeline.bands import BandProfile
 from pipeline.blocks import Window
 from pipeline.errors import InputError
@@ -87,19 +88,18 @@ class RasterHeader:
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError unless `path` is a regular local file that begins like a TIFF."""
-    text = str(path)
-    if text.startswith("/vsi"):
+    """Raise InputError unless `path` is a regular file, or an object, that begins like a TIFF."""
+    text = objects.to_text(path)
+    if text.startswith("/vsi") and not objects.is_object(path):
         raise InputError(f"{text}: GDAL's virtual file systems are not opened; give a local GeoTIFF")
-    if not path.exists():
-        raise InputError(f"{text}: no such file; check the path")
-    if not path.is_file():
-        raise InputError(f"{text}: is not a regular file; give a GeoTIFF")
     try:
-        with path.open("rb") as file:
-            start = file.read(64)
+        if not files.exists(path):
+            raise InputError(f"{text}: no such file; check the path")
+        if not files.is_file(path):
+            raise InputError(f"{text}: is not a regular file; give a GeoTIFF")
+        start = files.read_start(path, 64)
     except OSError as error:
-        raise InputError(f"{text}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{text}: cannot be read ({error.strerror or error}); check its permissions") from error
     if not start:
         raise InputError(f"{text}: is empty (0 bytes), a GeoTIFF was expected; copy or download it again")
     if not start.startswith(MAGICS):
@@ -171,7 +171,7 @@ def _check_size(path: Path, source: rasterio.DatasetReader) -> None:
 
 
 def _check_whole(path: Path, source: rasterio.DatasetReader) -> None:
-    size = path.stat().st_size
+    size = files.look_at(path).size
     bands = [1] if source.interleaving == Interleaving.pixel else list(source.indexes)
     needed = max((_end_of_data(source, band, max(1, MAX_CHECKED_BLOCKS // len(bands))) for band in bands), default=0)
     if needed > size:
@@ -197,7 +197,7 @@ def _block_end(source: rasterio.DatasetReader, band: int, iy: int, ix: int) -> i
 
 
 def _check_georeference(header: RasterHeader) -> None:
-    if header.georeferenced:
+    if header.georeferenced or objects.is_object(header.path):
         return
     for suffix in (".tfw", ".tifw", ".wld", ".TFW"):
         world = header.path.with_suffix(suffix)
@@ -221,6 +221,8 @@ def _quiet_open() -> Iterator[None]:
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
+    if objects.is_object(path):
+        objects.prepare_gdal()
     # Without sidecar files: what is read is what was checked and fingerprinted.
     with _quiet_open(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
         return rasterio.open(path, driver="GTiff")
@@ -234,8 +236,7 @@ def open_cached(path: Path) -> rasterio.DatasetReader:
     handles: OrderedDict[tuple[Any, ...], rasterio.DatasetReader] | None = getattr(_LOCAL, "handles", None)
     if handles is None:
         handles = _LOCAL.handles = OrderedDict()
-    status = path.stat()
-    key = (os.getpid(), str(path), status.st_mtime_ns, status.st_size)
+    key = (os.getpid(), str(path), *files.look_at(path))
     if key in handles:
         handles.move_to_end(key)
         return handles[key]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from pipeline import files, objects
 from pipeline.blocks import Window
 from pipeline.errors import InputError, RunFailedError
 
@@ -57,34 +58,43 @@ class Pixels(NamedTuple):
 class InputFile:
     """Identity of an input, as `run.json` records it.
 
-    `mtime_ns` is when the file was last changed as it was hashed, None for what is no file. It tells whether the
-    file is still the one that was hashed, and is no part of its identity.
+    A file is known by the hash of its content, an object by the ETag of its store. `stamp` is what tells whether a
+    file is still the one that was looked at (see `pipeline.files`), None for what is no file; it is no part of the
+    identity.
     """
 
     path: str
     size_bytes: int
-    sha256: str
-    mtime_ns: int | None = field(default=None, compare=False)
+    sha256: str | None
+    etag: str | None = None
+    stamp: str | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> str | None:
+        """What changes with the content."""
+        return self.sha256 or self.etag
 
     def check_unchanged(self) -> None:
         """Raise RunFailedError where the file is gone, or another than the one that was hashed."""
-        if self.mtime_ns is None:
+        if self.stamp is None:
             return
+        name = objects.to_text(self.path)
         try:
-            status = Path(self.path).stat()
+            found = files.look_at(Path(self.path))
         except OSError as error:
             raise RunFailedError(
-                f"{self.path}: disappeared while the run was under way ({error.strerror}); bring it back and run again"
+                f"{name}: disappeared while the run was under way ({error.strerror or error}); "
+                "bring it back and run again"
             ) from error
-        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+        if found != (self.size_bytes, self.stamp):
             raise RunFailedError(
-                f"{self.path}: was changed while the run was under way; run again, when it is whole, "
+                f"{name}: was changed while the run was under way; run again, when it is whole, "
                 "and what it touches is done anew"
             )
 
 
 def fingerprint_file(path: Path) -> InputFile:
-    """Hash a file without holding it in memory.
+    """Hash a file without holding it in memory; of an object the ETag is taken.
 
     Raises
     ------
@@ -92,12 +102,15 @@ def fingerprint_file(path: Path) -> InputFile:
         If the file cannot be read.
     """
     try:
-        before = path.stat()
+        before = files.look_at(path)
+        if objects.is_object(path):
+            return InputFile(str(path), before.size, None, before.stamp, before.stamp)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return InputFile(str(path), before.st_size, digest, before.st_mtime_ns)
+        return InputFile(str(path), before.size, digest, None, before.stamp)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read to fingerprint it ({error.strerror}); check the file") from error
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read to fingerprint it ({reason}); check the file") from error
 
 
 def fingerprint_files(paths: Iterable[Path], report: Report | None = None) -> list[InputFile]:

@@ -88,7 +88,7 @@ class Plan:
         """Return what work on the pixels of some windows rests on: a digest of `base`, scaling and input files."""
         digest = hashlib.sha256(json.dumps([self.base, self.scaling.to_json()], sort_keys=True).encode())
         for window in windows:
-            files = ((path, self.inputs[path].sha256) for path in self.scene.files_in(window) if path in self.inputs)
+            files = ((path, self.inputs[path].identity) for path in self.scene.files_in(window) if path in self.inputs)
             digest.update(repr([*files]).encode())
         return digest.hexdigest()
 

@@ -200,7 +200,8 @@ def write_record(run: Run) -> None:
         created=run.created,
         settings=plan.settings.model_dump(mode="json"),
         inputs=[
-            Input(path=file["path"], size=file["size_bytes"], sha256=file["sha256"]) for file in run.manifest["inputs"]
+            Input(path=file["path"], size=file["size_bytes"], sha256=file["sha256"], etag=file["etag"])
+            for file in run.manifest["inputs"]
         ],
         blocks=Blocks(
             done=total - reused - len(run.failed),

@@ -27,6 +27,7 @@ from pipeline.engine import Capacity, Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.logs import Bound, bound
 from pipeline.metrics import overlap_disagreement
+from pipeline.objects import to_text
 from pipeline.pixels import InputFile, Report
 from pipeline.plan import Plan, code_version, make_plan, project_cost
 from pipeline.predict import (
@@ -44,6 +45,7 @@ from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
 from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
+from pipeline.target import Target, open_target
 from pipeline.train import is_trained, peak_rss_bytes, train_global
 from pipeline.workspace import Workspace, write_json
 
@@ -93,6 +95,7 @@ class Run:
     manifest: dict[str, Any]
     created: datetime
     capacity: Capacity | None = None
+    target: Target | None = None
     books: dict[str, StageBooks] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -162,7 +165,7 @@ def prepare(
     source
         Files, folders, globs, lists of files, or an `xarray.DataArray`.
     settings, out
-        What to do, and the directory of the run.
+        What to do, and the directory of the run, or an ``s3://`` prefix that its result is uploaded to.
     fresh
         Begin anew where `out` holds a run; its result stays until the new one replaces it.
     progress
@@ -174,7 +177,8 @@ def prepare(
         Something is wrong with the source, the settings or the directory; nothing has been written.
     """
     created, start = datetime.now(UTC), time.perf_counter()
-    out = Path(out).expanduser().absolute()
+    target = open_target(out)
+    out = target.directory
     plan = make_plan(open_source(source, settings), settings, out, describe_source(source))
     check_engine(settings)
     manifest, inputs = describe_work(plan, partial(progress or _silent, "Hashing inputs"))
@@ -187,7 +191,9 @@ def prepare(
         workspace.restate(manifest)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
         plan = replace(plan, scene=spool(plan.scene, plan.folders.spool))  # what processes can share
-    run = Run(plan, workspace, manifest, created, capacity)
+    if workspace.is_published:
+        target.push()  # a run that was interrupted in the last moment
+    run = Run(plan, workspace, manifest, created, capacity, target)
     run.books["plan"] = StageBooks("plan", time.perf_counter() - start, peak_rss_bytes=peak_rss_bytes())
     return run
 
@@ -242,7 +248,10 @@ def describe_work(plan: Plan, report: Report | None = None) -> tuple[dict[str, A
             str(plan.scene.dtype),
         ],
     }
-    inputs = [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files]
+    inputs = [
+        {"path": to_text(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256, "etag": file.etag}
+        for file in files
+    ]
     whole = {**parts, "inputs": inputs, "scaling": plan.scaling.to_json()}
     return {**whole, "base": _digest(parts), "key": _digest(whole), "blocks": len(plan.grid)}, files
 
@@ -418,6 +427,8 @@ def _publish(run: Run, _: Engine, report: Report) -> None:
     write_record(run)
     write_item(run.plan.folders.outputs, run.plan.folders.root.name)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
+    if run.target is not None:
+        run.target.push()
     report(1, 1)
 
 

@@ -1,8 +1,9 @@
-"""What SOURCE on the command line stands for: a list of local raster files.
+"""What SOURCE on the command line stands for: a list of raster files.
 
 Each source is a GeoTIFF, a folder (its ``.tif`` and ``.tiff``, not those of its subfolders, sorted by name), a glob
-(sorted), or a text file (``.txt``, ``.lst``) with one path a line, relative to the text file, ``#`` for comments. A
-Planet UDM2 file is never imagery: ``X_udm2.tif`` beside ``X.tif`` or ``X_AnalyticMS_SR.tif`` is its mask.
+(sorted), the ``s3://`` address of a GeoTIFF or of the prefix right below which several lie, or a text file (``.txt``,
+``.lst``) with one path or address a line, relative to the text file, ``#`` for comments. A Planet UDM2 file is never
+imagery: ``X_udm2.tif`` beside ``X.tif`` or ``X_AnalyticMS_SR.tif`` is its mask.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pipeline import files, objects
 from pipeline.errors import InputError
 
 RASTER_SUFFIXES = (".tif", ".tiff")
@@ -42,8 +44,10 @@ def list_rasters(sources: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def _expand(source: str | Path) -> list[Path]:
     text = os.fspath(source)
+    if objects.is_url(text):
+        return _expand_objects(text)
     if _REMOTE.match(text):
-        raise InputError(f"{text}: only local files are read; download it and give its path")
+        raise InputError(f"{text}: only local files and s3:// are read; download it and give its path")
     path = Path(text).expanduser()
     if path.is_dir():
         return _expand_folder(path)
@@ -56,6 +60,16 @@ def _expand(source: str | Path) -> list[Path]:
     if is_udm2(path):
         raise InputError(f"{text}: is a UDM2 mask, not imagery; give its scene, the mask beside it is found")
     return [path]
+
+
+def _expand_objects(url: str) -> list[Path]:
+    path = objects.to_path(url)
+    if path.suffix.lower() in RASTER_SUFFIXES and not is_udm2(path):
+        return [path]
+    rasters = [found for found in objects.list_folder(path) if _is_imagery(found)]
+    if not rasters:
+        raise InputError(f"{url}: no .tif or .tiff right below it; give the prefix of the rasters, or their addresses")
+    return rasters
 
 
 def _expand_folder(folder: Path) -> list[Path]:
@@ -77,7 +91,12 @@ def _expand_glob(pattern: str) -> list[Path]:
 def _is_imagery(path: Path) -> bool:
     # Dot files are what file systems leave behind (._quad.tif), not images.
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in RASTER_SUFFIXES and not hidden and path.is_file() and not is_udm2(path)
+    return (
+        path.suffix.lower() in RASTER_SUFFIXES
+        and not hidden
+        and not is_udm2(path)
+        and (objects.is_object(path) or path.is_file())
+    )
 
 
 def _expand_list(listing: Path) -> list[Path]:
@@ -95,6 +114,8 @@ def _expand_list(listing: Path) -> list[Path]:
 
 
 def _listed(listing: Path, number: int, line: str) -> Path:
+    if objects.is_url(line):
+        return objects.to_path(line)
     if _REMOTE.match(line):
         raise InputError(f"{listing}, line {number}: {line[:200]}: only local files are read; download it")
     path = listing.parent / Path(line).expanduser()
@@ -129,7 +150,7 @@ def pair_udm2(rasters: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _udm2_by_scene(folder: Path) -> dict[str, Path]:
-    matches = ((_UDM2.fullmatch(path.stem), path) for path in sorted(folder.iterdir()) if is_udm2(path))
+    matches = ((_UDM2.fullmatch(path.stem), path) for path in files.list_folder(folder) if is_udm2(path))
     return {match["scene"]: path for match, path in matches if match and not path.name.startswith(".")}
 
 

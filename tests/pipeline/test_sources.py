@@ -96,7 +96,7 @@ def test_sources_that_are_not_there(folder, source, found):
     ],
 )
 def test_nothing_remote_or_virtual_reaches_gdal(source):
-    with pytest.raises(InputError, match="only local files are read"):
+    with pytest.raises(InputError, match=r"only local files and s3:// are read"):
         list_rasters(source)
 
 
