@@ -37,7 +37,6 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     class Work:
         is_done = True
-        log = None
         capacity = None
 
         def __enter__(self) -> Work:
@@ -51,7 +50,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def prepare(source: list[str], settings: Settings, out: Path, **others: Any) -> Work:
         calls.append({"source": source, "settings": settings, "out": out, **others})
-        return Work()
+        work = Work()
+        work.log = Path(out) / "run.log"  # type: ignore[attr-defined]
+        return work
 
     monkeypatch.setattr("pipeline.run.prepare", prepare)
     monkeypatch.setattr(commands, "tell", lambda result: 0)

@@ -87,7 +87,7 @@ def test_sources_that_are_not_there(folder, source, found):
     "source",
     [
         "http://x.org/a.tif",
-        "s3://bucket/a.tif",
+        "gs://bucket/a.tif",
         "/vsizip/a.zip/a.tif",
         "/vsimem/x",
         "ZARR:/x",
