@@ -235,7 +235,7 @@ def _take_in(
         path, sha256 = None, None
         try:
             path = source.fetch(asset, layout.copies(claim))
-            sha256 = fingerprint_file(path).sha256
+            sha256 = fingerprint_file(path).identity
             if not is_udm2(path):
                 if sha256 in contents:
                     raise DeliveryError(f"{path}: duplicate: has the same content as {contents[sha256]}")
