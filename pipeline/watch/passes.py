@@ -230,7 +230,7 @@ def _take_in(
         reference = Reference.of(config.like, settings)
     paths: list[Path] = []
     notes: list[InputNote] = []
-    contents: dict[str, str] = {}
+    contents: dict[str | None, str] = {}
     for asset in claim.assets:
         path, sha256 = None, None
         try:
