@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import NO_CLASS, Prediction
+from ktex_model.model import Prediction
 from ktex_model.texture.config import CONTEXT_PX, TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
 from ktex_model.texture.generators import Generators, noise_window
-from ktex_model.texture.network import TILE_PX, Fitted, Predictor, inputs_of
+from ktex_model.texture.network import Fitted
+from ktex_model.texture.prediction import Predictor
+
+SIMULATED_TILE_PX = 256
+"""Side of the tiles in which an image is simulated."""
 
 _GENERATORS = ("mean", "kernel", "maps")
 _ROTATION = ("mean", "basis", "scale")
@@ -107,40 +111,16 @@ class TextureModel:
             If image and validity do not fit the model or each other, or `inner` leaves the image.
         """
         self._check(image, valid)
-        (y0, y1), (x0, x1) = _bounds(inner, valid.shape)
-        labels = np.full((y1 - y0, x1 - x0), NO_CLASS, np.uint8)
-        margin = labels.copy()
+        rows, columns = _bounds(inner, valid.shape)
         if self._predictor is None:
-            self._predictor = Predictor(self.config, self._fitted, self.share > 0)
-        for y in range(y0, y1, TILE_PX):
-            for x in range(x0, x1, TILE_PX):
-                here = slice(y, min(y + TILE_PX, y1)), slice(x, min(x + TILE_PX, x1))
-                seen = valid[here]
-                if not seen.any():
-                    continue
-                tile = self._predictor(self._tile(image, valid, y, x))
-                there = slice(y - y0, here[0].stop - y0), slice(x - x0, here[1].stop - x0)
-                for out, values in zip((labels, margin), tile, strict=True):
-                    out[there] = np.where(seen, values[: seen.shape[0], : seen.shape[1]], np.uint8(NO_CLASS))
-        return Prediction(labels, margin)
+            self._predictor = Predictor(self.k, self.bands, self._fitted, self.rotation.mean, self.share > 0)
+        return self._predictor.label(image, valid, rows, columns)
 
     def _check(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         if image.ndim != 3 or image.shape[2] != self.bands:
             raise ValueError(f"`image` must have shape (y, x, {self.bands}); got {image.shape}")
         if valid.shape != image.shape[:2]:
             raise ValueError(f"`valid` must have the shape {image.shape[:2]} of the image; got {valid.shape}")
-
-    def _tile(self, image: NDArray[np.float32], valid: NDArray[np.bool_], y: int, x: int) -> Floats:
-        """Return the network's inputs for the tile at (y, x) with its context; 0, the fill, beyond the image."""
-        side = TILE_PX + 2 * CONTEXT_PX
-        tile = np.zeros((side, side, self.bands + 1), np.float32)
-        top, left = y - CONTEXT_PX, x - CONTEXT_PX
-        rows = slice(max(top, 0), min(top + side, valid.shape[0]))
-        columns = slice(max(left, 0), min(left + side, valid.shape[1]))
-        tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = inputs_of(
-            image[rows, columns], valid[rows, columns], self.rotation.mean
-        )
-        return tile
 
     def textures(self, shape: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
         """Generate each class's texture from noise: ``(k, y, x, band)`` float32 in 0..1."""
@@ -163,14 +143,14 @@ class TextureModel:
         shows the same pixels.
         """
         out = np.zeros((*labels.shape, self.bands), np.float32)
-        for y in range(0, labels.shape[0], TILE_PX):
-            for x in range(0, labels.shape[1], TILE_PX):
-                tile = labels[y : y + TILE_PX, x : x + TILE_PX]
+        for y in range(0, labels.shape[0], SIMULATED_TILE_PX):
+            for x in range(0, labels.shape[1], SIMULATED_TILE_PX):
+                tile = labels[y : y + SIMULATED_TILE_PX, x : x + SIMULATED_TILE_PX]
                 for c in np.unique(tile[tile < self.k]).tolist():
                     rows, columns = _bounding(tile == c)
                     mask = tile[rows, columns] == c
                     texture = self._texture(c, y + rows.start, x + columns.start, mask.shape, seed)
-                    out[y : y + TILE_PX, x : x + TILE_PX][rows, columns][mask] = texture[mask]
+                    out[y : y + SIMULATED_TILE_PX, x : x + SIMULATED_TILE_PX][rows, columns][mask] = texture[mask]
         return out
 
 

@@ -1,7 +1,7 @@
 """The mask network: a small convolutional network distilled from the assignments.
 
 It is trained with batch normalisation and kept without: for prediction the normalisation and the rotation to
-principal bands are folded into the convolutions, and class and margin are found in the graph.
+principal bands are folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import MARGIN_SCALE, Sample
+from ktex_model.model import Sample
 from ktex_model.texture.config import CONTEXT_PX, TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
@@ -21,9 +21,6 @@ LATTICE_PX = 4
 """The coarsest stride of the network."""
 
 DILATIONS = (2, 2, 1)
-
-TILE_PX = 256
-"""Side of the tiles that are predicted; one shape, so that one graph serves all."""
 
 _EPSILON = 1e-3
 
@@ -71,12 +68,26 @@ def _body(inputs: Any, normalised: bool, seed: int) -> Any:
     return unit("join", layers.Concatenate()([x, half]))
 
 
-def _build(config: TextureConfig, side: int, *, normalised: bool, seed: int = 0) -> tuple[Any, Any]:
+def build(k: int, bands: int, shape: tuple[int, int], *, normalised: bool, seed: int = 0) -> tuple[Any, Any]:
+    """Return inputs ``(n, y, x, band + 1)`` and logits ``(n, y / 2, x / 2, k)`` of the network."""
     from keras import Input, initializers, layers
 
-    inputs = Input((side, side, config.bands + 1))
+    inputs = Input((*shape, bands + 1))
     start = initializers.GlorotUniform(seed=seed)
-    return inputs, layers.Conv2D(config.k, 1, kernel_initializer=start, name="classes")(_body(inputs, normalised, seed))
+    return inputs, layers.Conv2D(k, 1, kernel_initializer=start, name="classes")(_body(inputs, normalised, seed))
+
+
+def set_fitted(network: Any, fitted: Fitted) -> None:
+    """Give a network that was built without normalisation its folded weights."""
+    for name in (*_LAYERS, "classes"):
+        network.get_layer(name).set_weights([fitted[f"{name}/kernel"], fitted[f"{name}/bias"]])
+
+
+def has_gpu() -> bool:
+    """Whether the backend computes on a GPU."""
+    import keras
+
+    return bool(keras.distribution.list_devices("gpu"))
 
 
 def inputs_of(image: Floats, valid: NDArray[np.bool_], mean: Floats) -> Floats:
@@ -114,7 +125,7 @@ def fit_network(
     """
     import keras
 
-    inputs, logits = _build(config, config.crop_px, normalised=True, seed=seed)
+    inputs, logits = build(config.k, config.bands, (config.crop_px, config.crop_px), normalised=True, seed=seed)
     net = keras.Model(inputs, logits)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
     net.compile(
@@ -203,40 +214,3 @@ def _fold(net: Any, gain: Floats) -> Fitted:
             kernel = np.concatenate([np.einsum("bp,yxpf->yxbf", gain, kernel[:, :, :-1]), kernel[:, :, -1:]], 2)
         fitted[f"{name}/kernel"], fitted[f"{name}/bias"] = kernel.astype(np.float32), bias.astype(np.float32)
     return fitted
-
-
-class Predictor:
-    """The compiled function of one tile with its context.
-
-    Parameters
-    ----------
-    config
-        Settings the weights were trained with.
-    fitted
-        Folded weights.
-    present
-        ``(k,)`` bool: classes that have pixels; the others are never given.
-    """
-
-    def __init__(self, config: TextureConfig, fitted: Fitted, present: NDArray[np.bool_]) -> None:
-        import keras
-        from keras import layers, ops
-
-        side, edge = TILE_PX + 2 * CONTEXT_PX, CONTEXT_PX // 2 - 1
-        inputs, logits = _build(config, side, normalised=False)
-        logits = layers.Cropping2D(edge)(logits)
-        logits = layers.Cropping2D(2)(layers.UpSampling2D(2, interpolation="bilinear")(logits))
-        shares = ops.softmax(logits + np.where(present, 0.0, -1e9).astype(np.float32))
-        label = ops.argmax(shares, -1)
-        first = ops.max(shares, -1)
-        second = ops.max(shares * (1 - ops.one_hot(label, config.k)), -1)
-        margin = ops.round((first - second) * MARGIN_SCALE)
-        self._net = keras.Model(inputs, [ops.cast(label, "uint8"), ops.cast(margin, "uint8")])
-        self._net.compile()
-        for name in (*_LAYERS, "classes"):
-            self._net.get_layer(name).set_weights([fitted[f"{name}/kernel"], fitted[f"{name}/bias"]])
-
-    def __call__(self, tile: Floats) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Label the inner ``(TILE_PX, TILE_PX)`` of ``(TILE_PX + 2 CONTEXT_PX, .., band + 1)`` inputs."""
-        labels, margin = self._net.predict_on_batch(tile[None])
-        return np.asarray(labels)[0], np.asarray(margin)[0]

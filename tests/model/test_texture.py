@@ -14,8 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import ktex_model
 from ktex_model.model import NO_CLASS, Prediction, Sample, Trained
-from ktex_model.texture import TextureConfig, TextureModel, train
-from ktex_model.texture.network import TILE_PX
+from ktex_model.texture import TextureConfig, TextureModel, prediction, train
 
 QUICK = {"steps": 90, "batch": 2, "crop_px": 96, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 5e-3}
 
@@ -100,19 +99,22 @@ def test_a_change_moves_no_label_beyond_the_context(trained: Trained) -> None:
     assert model.context_px // 2 < reached <= model.context_px
 
 
-def test_labels_hang_on_the_tile_anchor_and_not_on_the_window_read(trained: Trained) -> None:
-    model, context = trained.model, trained.model.context_px
+def test_labels_depend_neither_on_the_window_read_nor_on_the_tiles(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, context, side = trained.model, trained.model.context_px, prediction.SMALL_TILE_PX
     rng = np.random.default_rng(4)
-    image = rng.random((TILE_PX + 150, TILE_PX + 161, 4)).astype(np.float32)
+    image = rng.random((side + 150, side + 161, 4)).astype(np.float32)
     valid = rng.random(image.shape[:2]) > 0.02
-    inner = slice(45, 45 + TILE_PX + 40), slice(51, 51 + TILE_PX + 30)
+    inner = slice(45, 45 + side + 40), slice(51, 51 + side + 30)
     whole = model.predict(image, valid, inner)
-    tight = slice(45 - context, 45 + TILE_PX + 40 + context), slice(51 - context, 51 + TILE_PX + 30 + context)
-    here = slice(context, context + TILE_PX + 40), slice(context, context + TILE_PX + 30)
+    tight = slice(45 - context, 45 + side + 40 + context), slice(51 - context, 51 + side + 30 + context)
+    here = slice(context, context + side + 40), slice(context, context + side + 30)
     assert equal(whole, model.predict(image[tight], valid[tight], here))
-    # A tile of its own gives the same labels as within a larger window.
-    second = slice(45 + TILE_PX, 45 + TILE_PX + 40), inner[1]
-    assert (model.predict(image, valid, second).labels == whole.labels[TILE_PX:]).all()
+    # Four tiles instead of one.
+    monkeypatch.setattr(prediction, "LARGE_TILE_PX", 160)
+    assert equal(whole, model.predict(image, valid, inner))
+    assert not model.predict(image, valid, (slice(9, 9), slice(0, 8))).labels.size
 
 
 def test_beyond_the_image_is_the_same_as_not_valid(trained: Trained) -> None:
