@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import ktex_model
 from ktex_model.model import Model, Prediction, Sample, Trained
-from ktex_model.texture.network import TILE_PX
+from ktex_model.texture.prediction import SMALL_TILE_PX
 
 if TYPE_CHECKING:
     from pipeline.plan import ModelConfig
@@ -80,10 +80,10 @@ def predict_in_memory(
     def halved() -> Prediction | None:
         axis = 0 if inner[0].stop - inner[0].start >= inner[1].stop - inner[1].start else 1
         side = inner[axis]
-        tiles = -(-(side.stop - side.start) // TILE_PX)
+        tiles = -(-(side.stop - side.start) // SMALL_TILE_PX)
         if tiles < 2:
             return None
-        middle = side.start + tiles // 2 * TILE_PX
+        middle = side.start + tiles // 2 * SMALL_TILE_PX
         parts = []
         for piece in (slice(side.start, middle), slice(middle, side.stop)):
             window = (piece, inner[1]) if axis == 0 else (inner[0], piece)
