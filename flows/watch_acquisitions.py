@@ -59,8 +59,9 @@ def state_of(done: Pass) -> State[dict[str, int]]:
         counts[outcome.what] = counts.get(outcome.what, 0) + 1
     if done.exit_code == 1:
         return Failed(message="; ".join([*done.unreachable.values(), *_reasons(done.of("failed"))])[:1000])
-    if quarantined := done.of("quarantined"):
-        return Completed(name="Quarantined", message="; ".join(_reasons(quarantined))[:1000], data=counts)
+    if done.exit_code == 3:
+        told = [each for each in done.outcomes if each.reason]
+        return Completed(name="Quarantined", message="; ".join(_reasons(told))[:1000], data=counts)
     return Completed(message=", ".join(f"{count} {what}" for what, count in counts.items()), data=counts)
 
 

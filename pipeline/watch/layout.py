@@ -56,6 +56,11 @@ class Layout:
         """Folder in which an acquisition is segmented."""
         return self.root / "work" / safe_name(f"{claim.source}.{claim.name}")
 
+    def basis(self, claim: Claim) -> Path:
+        """File that says what the work in that folder rests on."""
+        work = self.work(claim)
+        return work.with_name(f"{work.name}.json")
+
     def copies(self, claim: Claim) -> Path:
         """Folder of the copies of an acquisition's files."""
         return self.root / "copies" / safe_name(claim.source) / safe_name(claim.name)

@@ -6,7 +6,6 @@ Knows no scheduler: `ktex watch` runs it from cron, a Prefect flow on its schedu
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,10 +24,9 @@ from pipeline.sources import is_udm2
 from pipeline.watch.config import WatchConfig
 from pipeline.watch.inspection import Reference, inspect_delivery
 from pipeline.watch.layout import Layout
-from pipeline.watch.publication import content_digest, describe_result, is_in_place, put_in_place
+from pipeline.watch.publication import begin_work, content_digest, describe_result, is_in_place, put_in_place
 from pipeline.watch.series import extend_series
 from pipeline.watch.vocabulary import choose_ids, is_in_order, keep_ids
-from pipeline.workspace import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class Pass:
         """0; 1 where something failed that another pass tries again; 3 where something needs a person."""
         if self.of("failed") or self.unreachable:
             return 1
-        return 3 if self.of("quarantined") else 0
+        return 3 if any(each.reason for each in self.of("quarantined", "published", "unchanged")) else 0
 
 
 def watch(
@@ -215,7 +213,7 @@ def _process(
         if Reference.read(layout.reference) is None:
             Reference.of(paths[0], settings).write(layout.reference)
         keep_ids(config, layout, run)
-        extend_series(layout, run, str(claim.date))
+        remark = _joined(remark, _extend(layout, run, str(claim.date)))
         result = describe_result(run)
         ledger.publish(claim, content=content, result=result, notes=notes, remark=remark)
     return Outcome(name, "published", remark, str(run))
@@ -267,6 +265,20 @@ def _unusable(claim: Claim, paths: list[Path], notes: list[InputNote], ledger: L
     return None
 
 
+def _extend(layout: Layout, run: Path, date: str) -> str | None:
+    """Make a run part of the series; where the series cannot hold it, the run is published alone, and this says why."""
+    try:
+        extend_series(layout, run, date)
+    except InputError as error:
+        logger.warning("%s", error)
+        return f"not in the series: {error}"
+    return None
+
+
+def _joined(*remarks: str | None) -> str | None:
+    return "; ".join(remark for remark in remarks if remark) or None
+
+
 def _remark(notes: list[InputNote]) -> str | None:
     faults = [note.fault for note in notes if note.fault is not None]
     return f"without {len(faults)} file(s) in quarantine: {'; '.join(faults)}" if faults else None
@@ -275,14 +287,9 @@ def _remark(notes: list[InputNote]) -> str | None:
 def _segment(
     config: WatchConfig, layout: Layout, claim: Claim, paths: list[Path], content: str, segment: Segment
 ) -> None:
-    """Make the run of an acquisition in its work folder; what an earlier try left there is gone on with, if it fits."""
-    work = layout.work(claim)
-    basis, beside = {"content": content, "code": code_version()}, work.with_name(f"{work.name}.json")
-    if work.exists() and read_json(beside) != basis:
-        shutil.rmtree(work)
-    work.parent.mkdir(parents=True, exist_ok=True)
-    write_json(beside, basis)
-    settings = choose_ids(config, layout)
+    """Make the run of an acquisition in its work folder; what is there already is gone on with, if it fits."""
+    work, settings = layout.work(claim), choose_ids(config, layout)
+    begin_work(layout, claim, {"content": content, "code": code_version(), "settings": settings})
     segment([str(path) for path in paths], str(work), settings)
     missing = open_result(work).record.blocks.failed_names
     if missing:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,43 @@ def is_in_place(layout: Layout, claim: Claim, content: str) -> bool:
     return found is not None and found.get("content") == content and (layout.published(claim) / "run.json").exists()
 
 
+def begin_work(layout: Layout, claim: Claim, basis: Mapping[str, Any]) -> None:
+    """Make the work folder ready for a run.
+
+    What an earlier try left there stays if it rests on the same `basis`. Else, where the published run of the
+    acquisition differs by its inputs alone, the work begins with that: blocks whose files are the same are not done
+    again. Its files are linked; a run never changes a file, but puts another in its place.
+    """
+    work, published = layout.work(claim), layout.published(claim)
+    if work.exists() and read_json(layout.basis(claim)) != basis:
+        shutil.rmtree(work)
+    work.parent.mkdir(parents=True, exist_ok=True)
+    if not work.exists() and _differs_by_inputs(read_json(published / CARD), basis):
+        partial = work.with_name(f".{work.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(published, partial, copy_function=_link, ignore=shutil.ignore_patterns(CARD, "lock", "*.log"))
+        partial.rename(work)
+    write_json(layout.basis(claim), basis)
+
+
+def _differs_by_inputs(card: Mapping[str, Any] | None, basis: Mapping[str, Any]) -> bool:
+    return card is not None and all(card.get(name) == basis[name] for name in basis if name != "content")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system that has no links
+        shutil.copy2(source, target)
+
+
 def put_in_place(layout: Layout, claim: Claim, content: str) -> Path:
     """Move a finished run to where it is published, in the place of an older one; nothing where it is there already."""
     target, work = layout.published(claim), layout.work(claim)
     if is_in_place(layout, claim, content):
         return target
-    write_json(work / CARD, {"source": claim.source, "name": claim.name, "date": claim.date, "content": content})
+    basis = read_json(layout.basis(claim)) or {}
+    write_json(work / CARD, {**basis, "source": claim.source, "name": claim.name, "date": claim.date})
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.old")
     if aside.exists():
@@ -57,6 +89,7 @@ def put_in_place(layout: Layout, claim: Claim, content: str) -> Path:
     work.rename(target)
     if aside.exists():
         shutil.rmtree(aside)
+    layout.basis(claim).unlink(missing_ok=True)
     return target
 
 

@@ -1,11 +1,19 @@
-"""What is published of a series beside the runs: the store of all dates, and the STAC collection."""
+"""What is published of a series beside the runs: the store of all dates, its legend, and the STAC collection."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.series import append
 from pipeline.watch.layout import Layout
 
 
 def extend_series(layout: Layout, run: Path, date: str) -> None:
-    """Append a published run to the series; done twice, it changes nothing."""
+    """Append a published run to the series, in the place of an older one of its date; done twice, it changes nothing.
+
+    Raises
+    ------
+    InputError
+        The run is on another grid than the series, or its ids have another meaning; the series is as it was.
+    """
+    append(layout.root, run, date, replace=True)

@@ -14,6 +14,7 @@ def choose_ids(config: WatchConfig, layout: Layout) -> dict[str, Any]:
     """Return the settings of the next run of a series, ready for JSON."""
     chosen = config.run_settings()
     settings: dict[str, Any] = chosen.model_dump(mode="json", exclude_unset=True)
+    settings["keep_work"] = True  # so that a quad that is delivered anew costs its own blocks alone
     if config.ids == "model" and layout.model.exists():
         # The model is applied as it is: what it was trained with is not asked for again.
         for name in ("options", "global_classes"):

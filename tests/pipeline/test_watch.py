@@ -20,6 +20,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.holder import Holder
 from pipeline.results import open_result
 from pipeline.run import segment
+from pipeline.series import read_dates
 from pipeline.settings import Settings
 from pipeline.watch import Pass, WatchConfig, watch
 from pipeline.watch.inspection import Reference, inspect_delivery
@@ -33,9 +34,12 @@ SIDE = 96
 
 def scene(path: Path, seed: int = 0, **options: Any) -> Path:
     """A delivery of two bands, whose modification lies an hour back."""
-    levels = np.random.default_rng(seed).integers(1, 255, (2, SIDE, SIDE)).astype(np.uint8)
-    write_raster(path, options.pop("data", levels), **options)
+    write_raster(path, options.pop("data", levels(seed, SIDE)), **options)
     return age(path)
+
+
+def levels(seed: int, side: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 255, (2, side, side)).astype(np.uint8)
 
 
 def age(path: Path, seconds: float = 3600) -> Path:
@@ -98,6 +102,7 @@ def test_each_new_date_is_published_once(config: WatchConfig, drop: Path, traini
     scene(drop / "a_20120731.tif", 1)
     assert kinds(do_pass(config)) == {"drop 2012-07-31": "published"}
     assert len(trainings) == 1, "the second date gets the ids of the first one's model"
+    assert [each.time[:10] for each in read_dates(config.out)] == ["2010-06-29", "2012-07-31"]
     for date in ("2010-06-29", "2012-07-31"):
         result = open_result(config.out / "runs" / date)
         assert len(result.record.inputs) == 1
@@ -193,7 +198,9 @@ def test_a_bad_quad_is_left_out_and_named(config: WatchConfig, drop: Path, train
     scene(drop / "2010-06-29" / "q2.tif", 1, affine=shift(GRID, 0, SIDE))
     truncate(scene(drop / "2010-06-29" / "q3.tif", 2, affine=shift(GRID, SIDE, 0)))
     shutil.copy2(drop / "2010-06-29" / "q1.tif", drop / "2010-06-29" / "q1 (1).tif")
-    (done,) = do_pass(config).outcomes
+    both = do_pass(config)
+    (done,) = both.outcomes
+    assert both.exit_code == 3
     assert done.what == "published"
     assert "without 2 file(s) in quarantine" in str(done.reason)
     assert "q3.tif: is truncated" in str(done.reason)
@@ -201,6 +208,25 @@ def test_a_bad_quad_is_left_out_and_named(config: WatchConfig, drop: Path, train
         (row,) = ledger.rows(with_inputs=True)
     faults = {Path(note.asset.name).name: note.fault is not None for note in row.inputs}
     assert faults == {"q1.tif": True, "q1 (1).tif": False, "q2.tif": False, "q3.tif": True}
+
+
+def test_a_quad_that_changed_costs_the_blocks_that_read_it(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    quads = [
+        scene(drop / "2010-06-29" / f"q{x}.tif", x, data=levels(x, 64), affine=shift(GRID, 0, 64 * x)) for x in range(4)
+    ]
+    do_pass(config)
+    before = open_result(config.out / "runs" / "2010-06-29")
+    labels = before.labels.values.copy()
+    assert (before.record.blocks.done, before.record.blocks.reused) == (4, 0)
+    scene(quads[3], data=levels(9, 64), affine=shift(GRID, 0, 64 * 3))
+    age(quads[3], 900)
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    after = open_result(config.out / "runs" / "2010-06-29")
+    assert after.record.blocks.reused in (2, 3), "the block of the quad, and at most the one that reads its halo"
+    np.testing.assert_array_equal(after.labels.values[:, :128], labels[:, :128])
+    assert (after.labels.values[:, 192:] != labels[:, 192:]).any()
 
 
 def test_a_name_without_a_date_is_in_quarantine(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
