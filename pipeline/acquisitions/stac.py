@@ -64,11 +64,20 @@ class StacSource:
         """List all items, from the date `since` on; an item is complete when it is listed."""
         import requests
         from pystac.errors import STACError
+        from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
 
         try:
             items = list(self._items(since))
-        except (APIError, STACError, OSError, ValueError, KeyError, requests.RequestException) as error:
+        except (
+            APIError,
+            ClientTypeError,
+            STACError,
+            OSError,
+            ValueError,
+            KeyError,
+            requests.RequestException,
+        ) as error:
             raise SourceError(f"source {self.name}: {self.url} cannot be asked ({_one_line(error)})") from error
         found = [(asset, date_of_item(item)) for item in items for asset in self._assets(item)]
         grouped = group_by_date(self.name, (asset for asset, _ in found), (date for _, date in found))

@@ -211,8 +211,13 @@ def test_a_bad_quad_is_left_out_and_named(config: WatchConfig, drop: Path, train
 
 
 def test_a_quad_that_changed_costs_the_blocks_that_read_it(
-    config: WatchConfig, drop: Path, trainings: list[str]
+    tmp_path: Path, config: WatchConfig, drop: Path, trainings: list[str]
 ) -> None:
+    run_here([str(scene(tmp_path / "first.tif"))], str(tmp_path / "trained"), config.settings)
+    settings = {name: value for name, value in config.settings.items() if name in ("bands", "engine")}
+    config = make_config(
+        tmp_path, settings=settings | {"model": tmp_path / "trained", "mode": "global", "block_px": 64, "chunk_px": 64}
+    )
     quads = [
         scene(drop / "2010-06-29" / f"q{x}.tif", x, data=levels(x, 64), affine=shift(GRID, 0, 64 * x)) for x in range(4)
     ]
