@@ -18,6 +18,7 @@ from pipeline.cog import verify_cog, write_cog
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
+from pipeline.levels import write_levels
 from pipeline.metrics import Seams, effective_classes, seams
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.qml import to_qml
@@ -29,7 +30,7 @@ from pipeline.workspace import RECORD, read_json, write_json
 if TYPE_CHECKING:
     from pipeline.run import Run
 
-WHOLE = ("confidence.tif", "labels.tif", "metrics", "quicklook.png")
+WHOLE = ("confidence.tif", "labels.tif", "metrics", "levels", "quicklook.png")
 """What is made of the whole map, the longest work first."""
 
 DOUBTFUL = 0.9
@@ -67,6 +68,8 @@ def make_whole(plan: Plan, name: str) -> None:
         case "confidence.tif":
             write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan))
             verify_cog(outputs / name, store, variable="confidence")
+        case "levels":
+            write_levels(store)
         case "quicklook.png":
             write_quicklook(store, legend, outputs / name, scene_view(plan))
         case "metrics":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rioxarray  # noqa: F401  (gives arrays their `rio` accessor)
@@ -14,7 +14,11 @@ from pipeline.errors import InputError
 from pipeline.grids import name_crs
 from pipeline.legend import Legend
 from pipeline.record import RunRecord
-from pipeline.stores import LabelStore
+from pipeline.stores import LEVELS, LabelStore
+from pipeline.views import find_classes, plot_labels
+
+if TYPE_CHECKING:
+    from matplotlib.image import AxesImage
 
 LABELS = "labels.zarr"
 LEGEND = "classes.json"
@@ -61,6 +65,20 @@ class Result:
     def confidence(self) -> xr.DataArray:
         """Confidence ``(y, x)`` uint8, 0..200 (nodata 255), lazily, with CRS."""
         return self.dataset["confidence"]
+
+    def level(self, max_px: int) -> xr.DataArray:
+        """Return the finest level of the labels that is at most `max_px` wide and high, or the coarsest, lazily."""
+        shapes = [self.labels.shape, *(array.shape for array in LabelStore.open(self.path / LABELS).levels())]
+        fits = next((i for i, shape in enumerate(shapes) if max(shape) <= max_px), len(shapes) - 1)
+        return self.labels if fits == 0 else open_store(self.path / LABELS, f"{LEVELS}/{fits}")["labels"]
+
+    def pick(self, *classes: str | int) -> xr.DataArray:
+        """Return where the map shows any of these classes, given by name or id: ``(y, x)`` bool, lazily."""
+        return self.labels.isin(find_classes(self.legend, *classes))
+
+    def plot(self, max_px: int = 2048, **options: Any) -> AxesImage:
+        """Plot the map with its legend, from a level of at most `max_px`; `options` are for xarray's `imshow`."""
+        return plot_labels(self.level(max_px), self.legend, **options)
 
 
 def open_result(path: str | Path) -> Result:

@@ -37,6 +37,8 @@ NODATA = {"uint8": 255, "uint16": 65535}
 CONFIDENCE_NODATA = 255
 GRID_MAPPING = "spatial_ref"
 CONVENTIONS = "CF-1.11"
+LEVELS = "levels"
+"""Group of the coarser levels."""
 
 
 def store_attributes(
@@ -140,15 +142,16 @@ def add_rasters(
     """
     labels = {"long_name": "texture class", "ancillary_variables": "confidence", **flags(legend)}
     confidence = {"long_name": "confidence of the label", "comment": "0..200; 200 is certain", "valid_range": [0, 200]}
-    _add_raster(group, "labels", sizes, chunk_px, dtype, labels)
-    _add_raster(group, "confidence", sizes, chunk_px, "uint8", confidence)
+    add_raster(group, "labels", sizes, chunk_px, dtype, labels)
+    add_raster(group, "confidence", sizes, chunk_px, "uint8", confidence)
 
 
-def _add_raster(
+def add_raster(
     group: zarr.Group, name: str, sizes: Mapping[str, int], chunk_px: int, dtype: str, attrs: Mapping[str, Any]
-) -> None:
+) -> zarr.Array[Any]:
+    """Add one array, all nodata, with the attributes by which xarray finds its CRS."""
     # `_FillValue` is what xarray masks by, `fill_value` what unwritten chunks read as: both are needed.
-    group.create_array(
+    return group.create_array(
         name,
         shape=tuple(sizes.values()),
         chunks=tuple(min(chunk_px, size) if dim in {"y", "x"} else 1 for dim, size in sizes.items()),
@@ -176,8 +179,15 @@ def consolidate(path: str | Path) -> None:
 def set_legend(path: str | Path, legend: Legend) -> None:
     """Write the classes into the store as CF flags, once they are known; replaces those that were there."""
     store = LabelStore.open(path, "r+")
-    _array(store.group, "labels").update_attributes(flags(legend))
+    for array in [store.array(), *store.levels()]:
+        array.update_attributes(flags(legend))
     consolidate(path)
+
+
+def label_attributes(store: LabelStore) -> dict[str, Any]:
+    """Return what the labels of a store say of their values, for another array of the same classes."""
+    attrs = store.array().attrs
+    return {name: attrs[name] for name in ("long_name", *flags(Legend(()))) if name in attrs}
 
 
 def flags(legend: Legend | None) -> dict[str, Any]:
@@ -254,6 +264,13 @@ class LabelStore:
     def array(self, variable: str = "labels") -> zarr.Array[Any]:
         """Return the array ``labels`` or ``confidence``."""
         return _array(self.group, variable)
+
+    def levels(self) -> list[zarr.Array[Any]]:
+        """Return the labels of the coarser levels, each half the one before it; none where they are not made."""
+        if LEVELS not in self.group:
+            return []
+        count = len(list(self.group.require_group(LEVELS).group_keys()))
+        return [_array(self.group, f"{LEVELS}/{level}/labels") for level in range(1, count + 1)]
 
     def read(self, window: Window) -> Labels:
         """Return the labels of any window, ``(y, x)`` uint8 or uint16; nodata where nothing was written."""

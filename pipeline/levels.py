@@ -1,0 +1,151 @@
+"""Levels: the map at 1/2, 1/4, ... of its resolution, in groups of the store, by the most frequent class.
+
+They follow the conventions of Zarr for multiscales, spatial and proj, whose versions are those named here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from pipeline.blocks import BlockGrid
+from pipeline.grids import name_crs
+from pipeline.stores import LEVELS, Labels, LabelStore, add_raster, consolidate, grid_coordinates, label_attributes
+
+SMALLEST_PX = 512
+"""Levels are made until one is no larger than that."""
+WORK_PX = 2048
+"""Side of what is reduced at once."""
+
+_RAW, _BLOB = "https://raw.githubusercontent.com", "https://github.com"
+
+
+def _convention(name: str, uuid: str, home: str, description: str) -> dict[str, str]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "schema_url": f"{_RAW}/{home}/refs/tags/v1/schema.json",
+        "spec_url": f"{_BLOB}/{home}/blob/v1/README.md",
+        "description": description,
+    }
+
+
+MULTISCALES = _convention(
+    "multiscales", "d35379db-88df-4056-af3a-620245f8e347", "zarr-conventions/multiscales", "Layout of the levels"
+)
+SPATIAL = _convention(
+    "spatial:", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "zarr-conventions/spatial", "Where the pixels lie"
+)
+PROJ = _convention(
+    "proj:", "f17cb550-5864-4468-aeb7-f3180cfb622f", "zarr-experimental/geo-proj", "Coordinate reference system"
+)
+
+
+def reduce_mode(labels: Labels, nodata: int) -> Labels:
+    """Halve a map by the mode of each 2 x 2 pixels.
+
+    Nodata does not vote, unless alone; of equally frequent classes that wins which reaches its count first in reading
+    order, as in the overviews of the COG. An odd last row or column is a pixel of its own.
+
+    Parameters
+    ----------
+    labels
+        ``(y, x)``.
+
+    Returns
+    -------
+    ndarray
+        ``(ceil(y / 2), ceil(x / 2))``, of the same dtype.
+
+    Examples
+    --------
+    >>> reduce_mode(np.array([[1, 2, 255], [2, 1, 255], [3, 255, 4]], np.uint8), 255)
+    array([[  2, 255],
+           [  3,   4]], dtype=uint8)
+    """
+    height, width = labels.shape
+    even = np.pad(labels, ((0, height % 2), (0, width % 2)), constant_values=nodata)
+    votes = np.stack([even[0::2, 0::2], even[0::2, 1::2], even[1::2, 0::2], even[1::2, 1::2]])
+    # How often each vote has been cast when it is: the first to reach the highest count wins.
+    reached = np.stack([(votes[: i + 1] == votes[i]).sum(axis=0, dtype=np.uint8) for i in range(4)])
+    reached[votes == nodata] = 0
+    found: Labels = np.take_along_axis(votes, reached.argmax(axis=0)[None], axis=0)[0]
+    return found
+
+
+def write_levels(store: LabelStore, *, work_px: int = WORK_PX) -> None:
+    """Write all levels of a map, in the place of those that are there, each from the one before it.
+
+    Piece by piece: memory does not grow with the map. Their number and pixels do not depend on `work_px`.
+    """
+    shutil.rmtree(store.path / LEVELS, ignore_errors=True)
+    group = zarr.open_group(store.path, mode="r+", use_consolidated=False)
+    source, geobox = store.array(), store.geobox
+    layout = [_describe("labels", geobox)]
+    while max(geobox.shape) > SMALLEST_PX:
+        geobox = half(geobox)
+        name = f"{LEVELS}/{len(layout)}"
+        target = _create(store, name, geobox)
+        for block in BlockGrid(
+            (int(geobox.shape[0]), int(geobox.shape[1])), work_px - work_px % store.chunk_px or work_px
+        ):
+            rows, columns = (slice(2 * part.start, 2 * part.stop) for part in block.core.slices)
+            target[block.core.slices] = reduce_mode(np.asarray(source[rows, columns]), store.nodata)
+        layout.append(_describe(f"{name}/labels", geobox, derived_from=layout[-1]["asset"]))
+        source = target
+    group.update_attributes(_attributes(store.geobox, layout))
+    consolidate(store.path)
+
+
+def half(geobox: GeoBox) -> GeoBox:
+    """Return the grid of pixels twice as large on each side, from the same corner.
+
+    Examples
+    --------
+    >>> half(GeoBox((5, 4), Affine(5, 0, 100, 0, -5, 0), "EPSG:32618")).shape
+    Shape2d(x=2, y=3)
+    """
+    height, width = geobox.shape
+    return GeoBox(((height + 1) // 2, (width + 1) // 2), geobox.transform @ Affine.scale(2), geobox.crs)
+
+
+def _create(store: LabelStore, name: str, geobox: GeoBox) -> zarr.Array[Any]:
+    xr.Dataset(coords=grid_coordinates(geobox)).to_zarr(
+        store.path, group=name, mode="w", zarr_format=3, consolidated=False
+    )
+    group = zarr.open_group(store.path, path=name, mode="r+", use_consolidated=False)
+    sizes = {"y": int(geobox.shape[0]), "x": int(geobox.shape[1])}
+    return add_raster(group, "labels", sizes, store.chunk_px, store.dtype.name, label_attributes(store))
+
+
+def _describe(asset: str, geobox: GeoBox, derived_from: str | None = None) -> dict[str, Any]:
+    scale = [1.0, 1.0] if derived_from is None else [2.0, 2.0]
+    return {
+        "asset": asset,
+        **({} if derived_from is None else {"derived_from": derived_from, "resampling_method": "mode"}),
+        "transform": {"scale": scale, "translation": [0.0, 0.0]},
+        "spatial:shape": [int(size) for size in geobox.shape],
+        "spatial:transform": [float(number) for number in tuple(geobox.transform)[:6]],
+    }
+
+
+def _attributes(geobox: GeoBox, layout: list[dict[str, Any]]) -> dict[str, Any]:
+    crs: dict[str, Any] = {}
+    if geobox.crs is not None:
+        name = str(name_crs(geobox))
+        crs = {"proj:code": name} if ":" in name else {"proj:wkt2": geobox.crs.to_wkt()}
+    return {
+        "zarr_conventions": [MULTISCALES, SPATIAL, *([PROJ] if crs else [])],
+        "multiscales": {"layout": layout, "resampling_method": "mode"},
+        **crs,
+        "spatial:dimensions": ["y", "x"],
+        "spatial:bbox": [float(value) for value in geobox.boundingbox.bbox],
+        "spatial:shape": layout[0]["spatial:shape"],
+        "spatial:transform": layout[0]["spatial:transform"],
+    }
