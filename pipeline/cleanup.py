@@ -49,7 +49,7 @@ class CleanUp:
 
 
 def label_patches(labels: Labels, nodata: int) -> tuple[NDArray[np.int32], Labels]:
-    """Number the patches of a map: pixels of one class that share sides.
+    """Give each patch of a map a number: pixels of one class that share sides.
 
     Parameters
     ----------
