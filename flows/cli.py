@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from flows import operations, series_commands
+from flows.report import report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -133,6 +134,13 @@ def ktex() -> None:
 @_READING
 @click.option("--fresh", is_flag=True, help="Begin anew instead of resuming.")
 @click.option("--keep-work", is_flag=True, default=None, help="Keep the intermediate stores.")
+@click.option(
+    "--no-pixels",
+    "show_pixels",
+    flag_value=False,
+    default=None,
+    help="Leave pixels of the imagery out of report and quicklook, for licences that forbid them.",
+)
 @_LOG_FORMAT
 @_VERBOSE
 def run(
@@ -204,6 +212,7 @@ for _command in (operations.status, operations.health, operations.metrics):
     ktex.add_command(_command)
 for _command in (series_commands.watch, series_commands.maintain):
     ktex.add_command(_command)
+ktex.add_command(report)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from prefect.states import Completed  # noqa: E402
 
 from flows.summary import class_table, to_markdown  # noqa: E402
 from pipeline.engine import Engine, open_engine  # noqa: E402
+from pipeline.report import remake_report  # noqa: E402
 from pipeline.results import Result  # noqa: E402
 from pipeline.run import STAGES, Run, Stage, prepare  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
@@ -119,6 +120,7 @@ def _score(result: Result, truth: str) -> None:
     @task(name="score", task_run_name="Scoring against the truth", cache_policy=NO_CACHE, persist_result=False)
     def score() -> None:
         score_against(result.path, truth)
+        remake_report(result.path)  # which shows the scores
 
     score()
 

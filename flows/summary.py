@@ -13,7 +13,7 @@ from pipeline.record import Metrics
 from pipeline.results import Result
 from pipeline.stores import LabelStore
 
-FILES = ("labels.tif", "confidence.tif", "labels.zarr", "classes.json", "quicklook.png", "run.json")
+FILES = ("report.html", "labels.tif", "confidence.tif", "labels.zarr", "classes.json", "quicklook.png", "run.json")
 """What there may be to open, in the order in which people will."""
 
 

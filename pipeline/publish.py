@@ -23,9 +23,9 @@ from pipeline.metrics import Seams, effective_classes, seams
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
-from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, Stage, make_record
+from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, RunRecord, Stage, make_record
 from pipeline.stores import LabelStore, set_legend
-from pipeline.workspace import RECORD, read_json, write_json
+from pipeline.workspace import read_json, write_json
 
 if TYPE_CHECKING:
     from pipeline.run import Run
@@ -71,7 +71,8 @@ def make_whole(plan: Plan, name: str) -> None:
         case "levels":
             write_levels(store)
         case "quicklook.png":
-            write_quicklook(store, legend, outputs / name, scene_view(plan))
+            scene = scene_view(plan) if plan.settings.show_pixels else None
+            write_quicklook(store, legend, outputs / name, scene)
         case "metrics":
             metrics = measure_map(plan, read_alignment(plan), legend, store)
             write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
@@ -186,8 +187,8 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
     )
 
 
-def write_record(run: Run) -> None:
-    """Write `run.json` beside the other outputs."""
+def make_run_record(run: Run, *, under_way: str = "publish") -> RunRecord:
+    """Return the record of a run so far, without the stage that is under way and asks for it."""
     plan, books = run.plan, run.books
     metrics = Metrics.model_validate(read_json(plan.folders.metrics))
     seconds = sum(each.seconds for each in books.values())
@@ -198,7 +199,7 @@ def write_record(run: Run) -> None:
         update={"pixels_per_second": labelled.pixels / working if labelled.done and working else None}
     )
     total = len(plan.grid)
-    record = make_record(
+    return make_record(
         "incomplete" if run.failed else "done",
         created=run.created,
         settings=plan.settings.model_dump(mode="json"),
@@ -226,11 +227,10 @@ def write_record(run: Run) -> None:
                 work={kind: Cost(wall=each.costs.wall[kind], cpu=each.costs.cpu[kind]) for kind in each.costs.wall},
             )
             for each in books.values()
-            if each.name != "publish"  # which writes this
+            if each.name != under_way
         ],
         metrics=metrics,
     )
-    record.write(plan.folders.outputs / RECORD)
 
 
 def vocabulary(plan: Plan) -> str | None:

@@ -39,7 +39,8 @@ from pipeline.predict import (
     train_and_predict,
 )
 from pipeline.projection import fit_workers, machine_memory
-from pipeline.publish import write_outputs, write_record
+from pipeline.publish import make_run_record, write_outputs
+from pipeline.report import report_run
 from pipeline.results import Result, open_result
 from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
@@ -47,7 +48,7 @@ from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.target import Target, open_target
 from pipeline.train import is_trained, peak_rss_bytes, train_global
-from pipeline.workspace import Workspace, write_json
+from pipeline.workspace import RECORD, Workspace, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -424,7 +425,7 @@ def _publish(run: Run, _: Engine, report: Report) -> None:
     report(0, 1)
     for file in run.plan.inputs.values():
         file.check_unchanged()
-    write_record(run)
+    make_run_record(run).write(run.plan.folders.outputs / RECORD)
     write_item(run.plan.folders.outputs, run.plan.folders.root.name)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
     if run.target is not None:
@@ -438,6 +439,7 @@ STAGES = (
     Stage("align", "Aligning ids", _align),
     Stage("cut", "Cutting and joining", _cut),
     Stage("write", "Writing outputs", _write),
+    Stage("report", "Writing the report", report_run),
     Stage("publish", "Publishing", _publish),
 )
 

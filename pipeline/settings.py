@@ -53,6 +53,8 @@ class Settings(BaseModel):
         Size of a training sample: so many windows of so many pixels a side.
     options
         Parameters of the preset, by the names of its configuration.
+    show_pixels
+        Whether the report and the quicklook may show pixels of the imagery; its licence may forbid that.
     seed
         Seed of the run; the seeds of its blocks follow from it.
     engine, workers, scheduler, keep_work
@@ -92,6 +94,7 @@ class Settings(BaseModel):
     sample_windows: int = Field(16, ge=1)
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)
+    show_pixels: bool = True
     seed: int = Field(0, ge=0)
     fit_block: bool = False
     engine: Literal["processes", "serial", "cuda"] = "processes"

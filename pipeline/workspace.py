@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 OUTPUTS = (
     "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
     "classes.json", "quicklook.png", "item.json",
+    "report.html", "diagnostics.json", "textures",
 )  # fmt: skip
 """All that a run may publish beside its record."""
 BESIDE = frozenset({WORK, "scene", "run.log"})

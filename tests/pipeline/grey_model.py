@@ -46,6 +46,13 @@ class GreyModel:
         seen = valid[window]
         return Prediction(np.where(seen, order[steps], 255).astype(np.uint8), np.where(seen, 180, 255).astype(np.uint8))
 
+    def textures(self, shape: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
+        """Give each class its grey level, flat."""
+        order = np.random.default_rng((self.seed, SHUFFLE["salt"])).permutation(self.k)
+        levels = np.empty(self.k, np.float32)
+        levels[order] = (np.arange(self.k) + 0.5) / self.k
+        return np.broadcast_to(levels[:, None, None, None], (self.k, *shape, self.bands)).copy()
+
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put the grey model in the place of `ktex_model`'s; returns the list that its trainings are logged in."""

@@ -22,6 +22,7 @@ from pipeline import predict as predict_module
 from pipeline import run as run_module
 from pipeline.blocks import Block
 from pipeline.plan import Plan
+from pipeline.report import stage as report_stage
 from pipeline.workspace import WORK
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import GRID, position_code, shift, write_raster
@@ -51,10 +52,9 @@ def make_scene(path: Path, shape: tuple[int, int] = (140, 140), seed: int = 0, k
 
 
 def content(directory: Path) -> dict[str, str]:
-    """Digest every published file but the record and the item, whose times differ from run to run."""
-    files = [
-        path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in {"run.json", "item.json"}
-    ]
+    """Digest every published file but those that tell of the run itself, whose times differ from run to run."""
+    telling = {"run.json", "item.json", "report.html", "diagnostics.json"}
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in telling]
     # The store says when it was made; what it holds is compared chunk by chunk.
     files = [path for path in files if WORK not in path.parts and path.name != "zarr.json"]
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -173,7 +173,7 @@ class Killed(BaseException):
     """Stands for a signal: no handler of errors may swallow it."""
 
 
-@pytest.mark.parametrize("stage", ["train", "predict", "cut", "write", "publish"])
+@pytest.mark.parametrize("stage", ["train", "predict", "cut", "write", "report", "publish"])
 def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
     tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -198,13 +198,17 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
 
 def kill(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """Make the process die in the middle of a stage: after two of its blocks, or before it begins."""
-    if stage in {"write", "publish"}:
-        target = {"write": "write_outputs", "publish": "write_record"}[stage]
+    before = {
+        "write": (run_module, "write_outputs"),
+        "report": (report_stage, "write_report"),
+        "publish": (run_module, "make_run_record"),
+    }
+    if stage in before:
 
         def die(*_: Any, **__: Any) -> None:
             raise Killed
 
-        monkeypatch.setattr(run_module, target, die)
+        monkeypatch.setattr(*before[stage], die)
         return
     module, name = {
         "train": (predict_module, "train_block"),

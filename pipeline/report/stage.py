@@ -1,0 +1,39 @@
+"""The stage of a run that makes its report: textures from the models, diagnostics from the markers, then the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline.assemble import read_alignment
+from pipeline.engine import Engine
+from pipeline.errors import RunFailedError
+from pipeline.legend import Legend
+from pipeline.plan import OVERVIEW_PX
+from pipeline.publish import make_run_record
+from pipeline.report.diagnostics import gather_diagnostics
+from pipeline.report.survey import Imagery
+from pipeline.report.textures import choose_exemplars, write_textures
+from pipeline.report.views import Stretch
+from pipeline.report.write import write_report
+
+if TYPE_CHECKING:
+    from pipeline.run import Run
+
+
+def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> None:
+    """Write the report of a run beside its other outputs, with what it is made of."""
+    plan, outputs = run.plan, run.plan.folders.outputs
+    report(0, 3)
+    diagnostics = gather_diagnostics(plan, read_alignment(plan), run.alive())
+    diagnostics.write(outputs)
+    legend = Legend.from_json(outputs / "classes.json")
+    stretch = Stretch.fit(plan.scene.overview(OVERVIEW_PX), plan.scene.bands)
+    for outcome in engine.map(partial(write_textures, plan, stretch), choose_exemplars(diagnostics, legend.ids)):
+        if outcome.error is not None:
+            raise RunFailedError(f"textures could not be generated: {outcome.error}") from outcome.error
+    report(1, 3)
+    imagery = Imagery(plan.scene, plan.settings.show_pixels)
+    write_report(outputs, make_run_record(run, under_way="report"), imagery, title=plan.folders.root.name)
+    report(3, 3)

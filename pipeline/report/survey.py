@@ -1,0 +1,164 @@
+"""What a report finds when it looks at the outputs of a run and at its imagery: all its measurements in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from pipeline.blocks import BlockGrid, Window
+from pipeline.errors import InputError
+from pipeline.legend import Legend
+from pipeline.pixels import Scene
+from pipeline.record import RunRecord
+from pipeline.report.borders import Border, measure_borders
+from pipeline.report.diagnostics import DIAGNOSTICS, Diagnostics
+from pipeline.report.encode import picture_uri, png_uri
+from pipeline.report.likeness import Features, Likeness, compare, describe_patch
+from pipeline.report.patches import find_places
+from pipeline.report.textures import TEXTURES
+from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, picture, read_image, read_map
+from pipeline.stores import LabelStore
+
+PARTS = ("labels.tif", "confidence.tif", "labels.zarr", "classes.json", DIAGNOSTICS)
+PATCHES = 4
+MANY_CLASSES = 40
+"""Of more classes than these, one patch each is shown, so that the page stays small."""
+
+FORBIDDEN = "This report shows no pixels of the imagery, as its licence may ask for."
+
+
+@dataclass(frozen=True)
+class Imagery:
+    """The scene of a run, and whether its pixels may be shown; where it cannot be read, `scene` is None and why."""
+
+    scene: Scene | None
+    shown: bool = True
+    reason: str = ""
+
+    @property
+    def absence(self) -> str:
+        """Why no pixels are shown; empty where they are."""
+        return self.reason if self.scene is None else "" if self.shown else FORBIDDEN
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A real patch: its picture, and in words where it lies."""
+
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """All that was measured and drawn from pixels.
+
+    Attributes
+    ----------
+    shape, box, grid
+        Of the map: its size in pixels, its place, and the blocks that it was made of.
+    view
+        The map at a size for looking.
+    image
+        The imagery on the grid of the view, ``(y, x, 4)`` uint8; None where it is not shown.
+    areas
+        Square metres by class; None without a coordinate system.
+    patches, textures
+        By class: pictures of real patches, and of the generated texture, as addresses.
+    alike
+        Pairs of classes, the most alike first.
+    no_pixels
+        Why no imagery is shown; empty where it is.
+    """
+
+    shape: tuple[int, int]
+    box: GeoBox
+    grid: BlockGrid
+    legend: Legend
+    diagnostics: Diagnostics
+    view: MapView
+    image: NDArray[np.uint8] | None
+    areas: Mapping[int, float] | None
+    borders: tuple[Border, ...]
+    patches: Mapping[int, tuple[Patch, ...]]
+    textures: Mapping[int, str]
+    alike: tuple[Likeness, ...]
+    no_pixels: str
+
+    @property
+    def confidence(self) -> float | None:
+        """Median confidence of the map, 0..1; None where no pixel has a class."""
+        seen = self.view.confidence[self.view.confidence != 255]
+        return float(np.median(seen)) * CONFIDENCE_STEP / 200 if seen.size else None
+
+
+def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
+    """Look at the outputs of a run, published or about to be; raises InputError where one is missing."""
+    if missing := [name for name in PARTS if not (directory / name).exists()]:
+        raise InputError(f"{directory}: {', '.join(missing)} of this run is missing; run again with --fresh")
+    legend = Legend.from_json(directory / "classes.json")
+    diagnostics, store = Diagnostics.read(directory), LabelStore.open(directory / "labels.zarr")
+    grid = BlockGrid(store.shape, int(str(record.settings["block_px"])))
+    view = read_map(directory)
+    image, patches, features = _look(imagery, view, store, legend, diagnostics)
+    return Survey(
+        shape=store.shape,
+        box=store.geobox,
+        grid=grid,
+        legend=legend,
+        diagnostics=diagnostics,
+        view=view,
+        image=image,
+        areas=read_areas(record),
+        borders=tuple(measure_borders(store.read, grid, store.nodata)),
+        patches=patches,
+        textures=read_textures(directory, legend),
+        alike=tuple(compare(features)),
+        no_pixels=imagery.absence,
+    )
+
+
+def read_areas(record: RunRecord) -> dict[int, float] | None:
+    """Return the square metres of each class, as the run measured them; None where its map has no CRS."""
+    areas = None if record.metrics is None else record.metrics.areas_m2
+    return None if areas is None else {int(class_id): area for class_id, area in areas.items()}
+
+
+def read_textures(directory: Path, legend: Legend) -> dict[int, str]:
+    """Return the pictures of the generated textures of a run's classes."""
+    paths = {class_id: directory / TEXTURES / f"{class_id}.png" for class_id in legend.ids}
+    return {class_id: png_uri(path.read_bytes()) for class_id, path in paths.items() if path.is_file()}
+
+
+def _look(
+    imagery: Imagery, view: MapView, store: LabelStore, legend: Legend, diagnostics: Diagnostics
+) -> tuple[NDArray[np.uint8] | None, dict[int, tuple[Patch, ...]], dict[int, list[Features]]]:
+    """Look at the imagery: the map's ground and the patches, where they may be shown, and the features of patches."""
+    patches: dict[int, tuple[Patch, ...]] = {}
+    features: dict[int, list[Features]] = {}
+    if imagery.scene is None:
+        return None, patches, features
+    image = read_image(imagery.scene, view.factor)
+    stretch = Stretch.fit(image, diagnostics.bands)
+    places = find_places(view, legend.ids, store.shape, PATCHES if len(legend) <= MANY_CLASSES else 1)
+    low, high = (np.array(side, np.float32)[:, None, None] for side in (diagnostics.low, diagnostics.high))
+    for class_id, windows in places.items():
+        shown = []
+        for window in windows:
+            pixels, of_class = imagery.scene.read(window), store.read(window) == class_id
+            scaled = np.clip((pixels.data.astype(np.float32) - low) / (high - low), 0, 1)
+            described = describe_patch(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)), of_class & pixels.valid)
+            features.setdefault(class_id, []).append(described)
+            if imagery.shown:
+                shown.append(Patch(picture_uri(picture(pixels, stretch)), _caption(window, float(of_class.mean()))))
+        patches[class_id] = tuple(shown)
+    return picture(image, stretch) if imagery.shown else None, patches, features
+
+
+def _caption(window: Window, share: float) -> str:
+    return f"{window.shape[0]} px patch at row {window.y0}, column {window.x0}; {share:.0%} of it is this class"

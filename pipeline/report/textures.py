@@ -1,0 +1,72 @@
+"""The texture that the model generates for each class, as pictures: what the class looks like to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.radiometry import Scaling
+from pipeline.models import load_model
+from pipeline.plan import Plan
+from pipeline.report.diagnostics import Diagnostics
+from pipeline.report.encode import encode_picture
+from pipeline.report.views import Stretch
+
+TEXTURES = "textures"
+TEXTURE_PX = 192
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """The classes of one model that stand for classes of the map: local id by class id."""
+
+    name: str
+    local_ids: Mapping[int, int]
+
+
+def choose_exemplars(diagnostics: Diagnostics, ids: list[int]) -> list[Exemplars]:
+    """Choose the model whose texture is shown for each class: that of the block with most of its pixels.
+
+    Of one model for all blocks, the classes are its own. Classes for which no block speaks are left out.
+    """
+    if diagnostics.nodes is None:
+        return [Exemplars("global", {i: i for i in ids})]
+    best: dict[int, tuple[int, str, int]] = {}
+    for node in diagnostics.nodes:
+        if node.id in ids and node.pixels > best.get(node.id, (0, "", 0))[0]:
+            best[node.id] = node.pixels, node.block, node.local_id
+    models: dict[str, dict[int, int]] = {}
+    for class_id, (_, block, local_id) in sorted(best.items()):
+        models.setdefault(block, {})[class_id] = local_id
+    return [Exemplars(name, chosen) for name, chosen in sorted(models.items())]
+
+
+def write_textures(plan: Plan, stretch: Stretch, exemplars: Exemplars) -> dict[str, list[int]]:
+    """Write ``textures/ID.png`` for the classes that a model stands for; runs where the models are loaded."""
+    if plan.given is not None:
+        directory, digest = plan.given.directory, plan.given.digest
+    else:
+        directory = plan.folders.model(exemplars.name)
+        digest = (plan.folders.done("train", exemplars.name) or {})["digest"]
+    model = load_model(directory, digest)
+    generated = model.textures((TEXTURE_PX, TEXTURE_PX), seed=0)
+    folder = plan.folders.outputs / TEXTURES
+    folder.mkdir(exist_ok=True)
+    for class_id, local_id in exemplars.local_ids.items():
+        shown = stretch.apply(unscale(generated[local_id], plan.scaling))
+        (folder / f"{class_id}.png").write_bytes(encode_picture(shown, "PNG"))
+    return {"ids": list(exemplars.local_ids)}
+
+
+def unscale(texture: NDArray[np.float32], scaling: Scaling) -> NDArray[np.float32]:
+    """Bring a texture ``(y, x, band)`` from 0..1 to the units of the source, ``(band, y, x)``.
+
+    >>> from ktex_model import radiometry
+    >>> unscale(np.full((1, 1, 2), 0.5, np.float32), radiometry.reflectance(2)).ravel().tolist()
+    [5000.0, 5000.0]
+    """
+    low, high = np.array(scaling.low, np.float32), np.array(scaling.high, np.float32)
+    return np.asarray(np.moveaxis(texture * (high - low) + low, -1, 0), np.float32)

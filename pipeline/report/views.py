@@ -1,0 +1,124 @@
+"""The map at a size for looking: labels, confidence and imagery decimated to one grid, whatever the scene's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from pipeline.pixels import Pixels, Scene
+
+MAX_PX = 2560
+"""Longest side of a view. Halving the scene until it fits leaves 1281 to 2560 pixels of a large one."""
+
+CONFIDENCE_STEP = 10
+"""Confidence is shown in steps of 5 %: noise finer than that cannot be seen, and would fill the page."""
+
+STRETCH_PERCENT = (1.0, 99.0)
+
+Labels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True, eq=False)
+class MapView:
+    """The map, decimated.
+
+    Attributes
+    ----------
+    factor
+        Pixels of the scene, on each axis, that one of the view stands for; a power of two.
+    labels, nodata
+        ``(y, x)`` class ids, the most frequent of each cell, and the value of no class.
+    confidence
+        ``(y, x)`` uint8, 0..20 in steps of 5 %; 255 where there is no class.
+    """
+
+    factor: int
+    labels: Labels
+    nodata: int
+    confidence: NDArray[np.uint8]
+
+
+def view_factor(shape: tuple[int, int], max_px: int = MAX_PX) -> int:
+    """Return the power of two that brings a scene to at most `max_px` a side.
+
+    >>> [view_factor((size, 300)) for size in (2560, 2561, 10_000)]
+    [1, 2, 4]
+    """
+    factor = 1
+    while -(-max(shape) // factor) > max_px:
+        factor *= 2
+    return factor
+
+
+def read_map(directory: Path, max_px: int = MAX_PX) -> MapView:
+    """Read the view of a published map from the overviews of its COGs; little is read, however large the map is."""
+    with rasterio.open(directory / "labels.tif") as file:
+        factor = view_factor(file.shape, max_px)
+        labels, nodata = _read_level(file, factor), int(file.nodata)
+    with rasterio.open(directory / "confidence.tif") as file:
+        confidence = _read_level(file, factor)
+    steps = np.where(labels == nodata, 255, confidence // CONFIDENCE_STEP).astype(np.uint8)
+    return MapView(factor, labels, nodata, steps)
+
+
+def _read_level(file: rasterio.DatasetReader, factor: int) -> NDArray[Any]:
+    """Read one band decimated by `factor`; from the overview of that size where there is one, exactly."""
+    shape = tuple(-(-size // factor) for size in file.shape)
+    return np.asarray(file.read(1, out_shape=shape, resampling=Resampling.nearest))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """How values of the source become colours: which bands are red, green and blue, and their limits.
+
+    One rule serves the map, the patches and the generated textures, so that they can be compared by eye.
+    """
+
+    bands: tuple[int, int, int]
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+    @classmethod
+    def fit(cls, view: Pixels, names: tuple[str, ...]) -> Stretch:
+        """Fit the limits to the valid pixels of a view, band by band."""
+        bands = colour_bands(names)
+        if not view.valid.any():
+            return cls(bands, (0.0,) * 3, (1.0,) * 3)
+        limits = np.percentile(view.data[list(bands)][:, view.valid].astype(np.float64), STRETCH_PERCENT, axis=1)
+        low, high = limits[0], np.maximum(limits[1], limits[0] + 1e-6)
+        return cls(bands, tuple(low.tolist()), tuple(high.tolist()))
+
+    def apply(self, data: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return ``(y, x, 3)`` uint8 of pixels ``(band, y, x)`` in the units of the source."""
+        low, high = np.array(self.low)[:, None, None], np.array(self.high)[:, None, None]
+        scaled = (data[list(self.bands)].astype(np.float32) - low) / (high - low)
+        return np.moveaxis(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8), 0, -1)
+
+
+def colour_bands(names: tuple[str, ...]) -> tuple[int, int, int]:
+    """Return which bands to show as red, green and blue.
+
+    >>> colour_bands(("B", "G", "R", "N")), colour_bands(("a", "b", "c")), colour_bands(("VV",))
+    ((2, 1, 0), (0, 1, 2), (0, 0, 0))
+    """
+    if {"R", "G", "B"} <= set(names):
+        return names.index("R"), names.index("G"), names.index("B")
+    return (0, 1, 2) if len(names) > 2 else (0, 0, 0)
+
+
+def read_image(scene: Scene, factor: int) -> Pixels:
+    """Read the scene on the grid of the view that has `factor`: one pixel near the middle of each cell."""
+    height, width = (int(size) for size in scene.geobox.shape)
+    return scene.overview(-(-max(height, width) // factor))
+
+
+def picture(view: Pixels, stretch: Stretch) -> NDArray[np.uint8]:
+    """Return ``(y, x, 4)`` uint8, transparent where not valid."""
+    alpha = np.where(view.valid, 255, 0).astype(np.uint8)
+    return np.dstack([np.where(view.valid[..., None], stretch.apply(view.data), 0).astype(np.uint8), alpha])

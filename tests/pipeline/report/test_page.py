@@ -1,0 +1,184 @@
+"""Laws of the page: complete, self-contained, safe, small, and made again from what was published."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from pipeline.errors import InputError
+from pipeline.legend import Legend, LegendClass
+from pipeline.report import remake_report
+from pipeline.report.diagnostics import Diagnostics
+from pipeline.results import Result
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """The page as a browser splits it: elements with their attributes, and the text of scripts by id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.elements.append((tag, found))
+        self._open = (found.get("id") or found.get("type") or tag) if tag in {"script", "style", "h1"} else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts[self._open] = self.texts.get(self._open, "") + data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text("utf-8"))
+
+
+def unpack(text: str, dtype: str, shape: tuple[int, int]) -> Any:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape)
+
+
+def test_the_map_in_the_page_is_the_published_one(made: Result) -> None:
+    page = read(made.path / "report.html")
+    data = json.loads(page.texts["data"])
+    shape = data["height"], data["width"]
+    labels = made.labels.to_numpy()
+    np.testing.assert_array_equal(unpack(page.texts["labels"], "u1", shape), labels)
+    steps = unpack(page.texts["confidence"], "u1", shape)
+    sure = made.confidence.to_numpy()
+    np.testing.assert_array_equal(steps, np.where(labels == 255, 255, sure // 10))
+    assert [each["id"] for each in data["classes"]] == made.legend.ids
+    nominal = 25e-6 * np.bincount(labels.ravel(), minlength=256)
+    for each in data["classes"]:
+        assert each["km2"] == pytest.approx(nominal[each["id"]], rel=0.01), "UTM near its middle: within a per cent"
+    with rasterio.open(made.path / "labels.tif") as file:
+        assert data["transform"] == list(file.transform[:6])
+
+
+def test_the_page_loads_nothing_and_runs_its_own_script_only(made: Result) -> None:
+    text = (made.path / "report.html").read_text("utf-8")
+    page = Page(text)
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["img-src"] == "data: blob:"
+    for name, found in (("script-src", page.texts["module"]), ("style-src", page.texts["style"])):
+        digest = base64.b64encode(hashlib.sha256(found.encode()).digest()).decode()
+        assert rules[name] == f"'sha256-{digest}'"
+    for tag, attrs in page.elements:
+        assert not any(name.startswith("on") or name == "style" for name in attrs), (tag, attrs)
+        for name in ("src", "href", "action", "srcset", "poster"):
+            if name in attrs:
+                assert (attrs[name] or "").startswith(("data:", "#")), (tag, attrs)
+    assert "http" not in re.sub(r"http://www\.w3\.org/2000/svg", "", page.texts["module"] + page.texts["style"])
+
+
+def test_names_of_files_classes_and_runs_are_text_and_never_markup(run_copy: Path, made: Result) -> None:
+    page = read(made.path / "report.html")
+    assert page.texts["h1"] == "run <i>one", "the title is the directory's name, as it is"
+    assert "i" not in {tag for tag, _ in page.elements}
+    classes = [LegendClass(each.id, HOSTILE, each.colour, each.pixels, each.share) for each in made.legend.classes]
+    Legend(tuple(classes)).to_json(run_copy / "classes.json")
+    page = read(remake_report(run_copy)[0])
+    assert not [attrs for attrs in page.all("img") if "onerror" in attrs]
+    assert {each["name"] for each in json.loads(page.texts["data"])["classes"]} == {HOSTILE}
+    assert {attrs["value"] for attrs in page.all("input") if attrs.get("class") == "name"} == {HOSTILE}
+
+
+def test_each_class_has_real_patches_and_the_texture_of_its_own_grey(made: Result) -> None:
+    page = read(made.path / "report.html")
+    alts = [str(attrs.get("alt")) for attrs in page.all("img")]
+    assert sum("patch at row" in alt for alt in alts) == 4 * len(made.legend)
+    assert sum("generates" in alt for alt in alts) == len(made.legend)
+    brightness = []
+    for each in made.legend.classes:
+        with (
+            pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+            rasterio.open(made.path / "textures" / f"{each.id}.png") as file,
+        ):
+            brightness.append(float(file.read(1).mean()))
+    spectra = [each.spectrum[0] for each in made.legend.classes]
+    assert np.argsort(brightness).tolist() == np.argsort(spectra).tolist(), "the brighter class, the brighter texture"
+
+
+def test_without_pixels_none_is_in_the_page(run_copy: Path) -> None:
+    path, reason = remake_report(run_copy, pixels=False)
+    page = read(path)
+    assert reason == ""
+    assert "image" not in page.texts
+    assert not [attrs for attrs in page.all("img") if "patch" in str(attrs.get("alt"))]
+    assert "licence" in path.read_text("utf-8")
+    assert {attrs.get("alt", "")[:7] for attrs in page.all("img") if attrs.get("alt")} == {"Texture"}
+
+
+def test_a_report_is_made_again_like_the_first(run_copy: Path, made: Result) -> None:
+    first = read(made.path / "report.html")
+    again = read(remake_report(run_copy)[0])
+    for name in ("labels", "confidence", "image", "data"):
+        assert again.texts[name] == first.texts[name]
+    assert again.texts["h1"] == "copy"
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_imagery_that_is_gone_or_changed_is_not_shown(run_copy: Path, change: str) -> None:
+    record = json.loads((run_copy / "run.json").read_text())
+    source = record["inputs"][0]["path"]
+    other = run_copy.parent / "moved.tif"
+    if change == "other":
+        other.write_bytes(b"0" * Path(source).stat().st_size)
+    record["inputs"][0]["path"] = str(other)
+    (run_copy / "run.json").write_text(json.dumps(record))
+    path, reason = remake_report(run_copy)
+    assert ("no longer at" if change == "gone" else "has changed") in reason
+    assert "image" not in read(path).texts
+    assert "moved.tif" in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("diagnostics.json", None, "diagnostics.json of this run is missing"),
+        ("diagnostics.json", "{}", "is not in format"),
+        ("diagnostics.json", '{"format": "ktextures-diagnostics", "version": 1, "bands": 3}', "bands"),
+        ("run.json", None, "there is no run record"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(run_copy: Path, name: str, content: str | None, match: str) -> None:
+    before = (run_copy / "report.html").read_bytes()
+    (run_copy / name).unlink()
+    if content is not None:
+        (run_copy / name).write_text(content)
+    with pytest.raises(InputError, match=match):
+        remake_report(run_copy)
+    assert (run_copy / "report.html").read_bytes() == before
+
+
+def test_diagnostics_survive_their_file(made: Result, tmp_path: Path) -> None:
+    found = Diagnostics.read(made.path)
+    assert found.bands == ("R", "G", "B", "N")
+    assert found.nodes is not None
+    by_id = {i: sum(node.pixels for node in found.nodes if node.id == i) for i in made.legend.ids}
+    assert sum(by_id.values()) == made.record.metrics.pixels_valid  # type: ignore[union-attr]
+    found.write(tmp_path)
+    assert Diagnostics.read(tmp_path) == found
