@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from flows import operations, series_commands
+from flows.classes_command import classes
 from flows.report import report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -78,6 +79,12 @@ _WORK = _options(
         type=click.Path(path_type=Path),
         metavar="DIR",
         help="Apply the model of an earlier run instead of training.",
+    ),
+    click.option(
+        "--catalogue",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Catalogue of classes whose ids to go on with; begun where it is new. Or an earlier run.",
     ),
     click.option("--global-classes", type=int, metavar="N", help="Number of classes of the aligned map [found]."),
     click.option("--seed", type=int, metavar="N", help="Seed of the run [0]."),
@@ -208,6 +215,7 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
     return check_sources(list(sources), _given(given), config=config)
 
 
+ktex.add_command(classes)
 for _command in (operations.status, operations.health, operations.metrics):
     ktex.add_command(_command)
 for _command in (series_commands.watch, series_commands.maintain):

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -114,6 +114,10 @@ class LegendClass:
         Texture features, as the alignment describes the class.
     spectrum
         Mean of each band in the units of the source.
+    parents
+        Classes that became part of this one.
+    first_seen, last_seen
+        Dates of the imagery in which it was found: ``2012-07-31``; empty where not known.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -125,6 +129,9 @@ class LegendClass:
     share: float = 0.0
     signature: tuple[float, ...] = ()
     spectrum: tuple[float, ...] = ()
+    parents: tuple[int, ...] = ()
+    first_seen: str = ""
+    last_seen: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.id < MAX_CLASSES:
@@ -144,15 +151,57 @@ class LegendClass:
 
 
 @dataclass(frozen=True)
+class LegendMerge:
+    """That class `gone`, then called `name`, became part of class `kept`, and when (ISO 8601). Its id is not reused."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    gone: int
+    kept: int
+    at: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Legend:
-    """All classes of a map, in the order of their ids."""
+    """All classes of a map, in the order of their ids; of a catalogue, all classes.
+
+    Attributes
+    ----------
+    classes
+        The classes that occur.
+    known
+        Other classes that the catalogue knows, in the order of their ids: this map holds no pixel of them.
+    merges
+        Classes that became part of others, in the order in which that was done.
+    next_id
+        The id that a new class would get: higher than all that were ever given.
+    signatures
+        Name of the file, in the same directory, by which later runs recognise the classes; empty where there is none.
+    """
 
     classes: tuple[LegendClass, ...]
+    known: tuple[LegendClass, ...] = ()
+    merges: tuple[LegendMerge, ...] = ()
+    next_id: int = 0
+    signatures: str = ""
 
     def __post_init__(self) -> None:
-        ids = [each.id for each in self.classes]
-        if ids != sorted(set(ids)):
-            raise ValueError(f"class ids must rise, each once; got {ids}")
+        for part in (self.classes, self.known):
+            ids = [each.id for each in part]
+            if ids != sorted(set(ids)):
+                raise ValueError(f"class ids must rise, each once; got {ids}")
+        living = {each.id for each in (*self.classes, *self.known)}
+        if len(living) != len(self.classes) + len(self.known):
+            raise ValueError(f"`known` must hold other classes than `classes`; got {sorted(living)} in both")
+        gone: set[int] = set()
+        for merge in self.merges:
+            if merge.gone in living | gone or merge.gone == merge.kept or merge.kept in gone:
+                raise ValueError(f"merges must join a living class into another, each once; got {merge}")
+            gone.add(merge.gone)
+        if "/" in self.signatures:
+            raise ValueError(f"`signatures` must name a file beside the legend; got {self.signatures!r}")
+        object.__setattr__(self, "next_id", max(self.next_id, 1 + max(living | gone, default=-1)))
 
     @classmethod
     def from_counts(
@@ -203,6 +252,25 @@ class Legend:
         return [each.id for each in self.classes]
 
     @property
+    def everything(self) -> tuple[LegendClass, ...]:
+        """The classes that occur and those that are only known, in the order of their ids."""
+        return tuple(sorted((*self.classes, *self.known), key=lambda each: each.id))
+
+    def current(self, class_id: int) -> int:
+        """Return the id that a class goes by after all merges.
+
+        Examples
+        --------
+        >>> history = LegendMerge(3, 2, "2021-01-01"), LegendMerge(2, 0, "2021-02-01")
+        >>> Legend((LegendClass(0),), merges=history).current(3)
+        0
+        """
+        for merge in self.merges:
+            if merge.gone == class_id:
+                class_id = merge.kept
+        return class_id
+
+    @property
     def tokens(self) -> list[str]:
         """One CF-safe word for each class, in the order of `ids`, each different.
 
@@ -232,8 +300,7 @@ class Legend:
 
     def to_json(self, path: str | Path) -> None:
         """Write ``classes.json`` in one step: readers see the old one or the new one."""
-        classes = _CLASSES.dump_python(self.classes, mode="json")
-        write_json(Path(path), {"format": FORMAT, "version": VERSION, "classes": classes})
+        write_json(Path(path), {"format": FORMAT, "version": VERSION, **_LEGEND.dump_python(self, mode="json")})
 
     @classmethod
     def from_json(cls, path: str | Path) -> Legend:
@@ -250,16 +317,16 @@ class Legend:
             raise InputError(
                 f"{path}: format version {found.get('version')!r} is not {VERSION}; read it with a matching ktextures"
             )
-        if extra := sorted(set(found) - {"format", "version", "classes"}):
-            raise InputError(f"{path}: unknown keys {extra}; expected format, version and classes")
+        parts = [each.name for each in fields(cls)]
+        if extra := sorted(set(found) - {"format", "version", *parts}):
+            raise InputError(f"{path}: unknown keys {extra}; expected format, version and {', '.join(parts)}")
         try:
-            return cls(_CLASSES.validate_json(json.dumps(found.get("classes"))))
+            return _LEGEND.validate_json(json.dumps({name: found[name] for name in parts if name in found}))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{path}: classes.{where}: {first['msg']}; correct it by hand") from error
-        except ValueError as error:
-            raise InputError(f"{path}: {error}; correct it by hand") from error
+            message = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{path}: {f'{where}: ' if where else ''}{message}; correct it by hand") from error
 
 
-_CLASSES: TypeAdapter[tuple[LegendClass, ...]] = TypeAdapter(tuple[LegendClass, ...])
+_LEGEND: TypeAdapter[Legend] = TypeAdapter(Legend)

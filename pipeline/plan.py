@@ -24,6 +24,7 @@ import pipeline
 from ktex_model import radiometry
 from ktex_model.radiometry import Scaling
 from pipeline.blocks import Block, BlockGrid, Window
+from pipeline.catalogue.base import stored_scaling
 from pipeline.errors import InputError
 from pipeline.models import ModelRef, find_model
 from pipeline.projection import BLOCK_SIDES, Projection, fit_block_px, machine_memory, project
@@ -143,7 +144,8 @@ def make_plan(scene: Scene, settings: Settings, out: Path, name: str = "the scen
         settings = settings.model_copy(update={"block_px": side})
     grid = make_grid((int(height), int(width)), settings.block_px, settings, context_px, one_model=one_model)
     view = overview(scene, name)
-    scaling = _fit_scaling(scene, settings, view) if given is None else given.scaling
+    scaling = _choose_scaling(scene, settings, view, given)
+    settings = settings.model_copy(update={"scaling": scaling.name})
     if given is None and settings.preset == "paper":
         _check_extractors(settings, scene.bands)
     return Plan(scene, grid, scaling, settings, folders, given)
@@ -181,6 +183,20 @@ def overview(scene: Scene, name: str) -> Pixels:
     raise InputError(
         f"{name}: has no valid pixel: all is nodata, transparent or masked; check --bands, --mask, --aoi and the files"
     )
+
+
+def _choose_scaling(scene: Scene, settings: Settings, view: Pixels, given: ModelRef | None) -> Scaling:
+    """Take the rule of the catalogue, or of the model, where there is one; else fit it to the scene."""
+    model = None if given is None else given.scaling
+    stored = None if settings.catalogue is None else stored_scaling(settings, scene.bands, model)
+    scaling = stored or model
+    if scaling is None:
+        return _fit_scaling(scene, settings, view)
+    try:
+        scaling.apply(view.data[:, :1, :1])
+    except ValueError as error:
+        raise InputError(f"--catalogue {settings.catalogue}: its radiometric rule does not fit: {error}") from error
+    return scaling
 
 
 def _fit_scaling(scene: Scene, settings: Settings, view: Pixels) -> Scaling:

@@ -13,6 +13,7 @@ from ktex_model.signature import signature_features
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import measure, overlap
 from pipeline.blocks import Block, Index, Window
+from pipeline.catalogue.members import measure_members
 from pipeline.costs import Costs
 from pipeline.gpu import predict_in_memory
 from pipeline.models import load_model
@@ -62,6 +63,7 @@ def forget_prediction(plan: Plan, block: Block) -> None:
     """Drop what an earlier try left of a block: its marker first, so that nobody relies on the rest."""
     plan.folders.marker(STAGE, block.name).unlink(missing_ok=True)
     plan.folders.signature(block.name).unlink(missing_ok=True)
+    plan.folders.members(block.name).unlink(missing_ok=True)
     RawStore.open(plan.folders.raw, plan.grid).forget(block)
 
 
@@ -86,11 +88,12 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
         prediction = predict_in_memory(load_model(*found), image, pixels.valid, wide)
     with costs.moving("write"):
         RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
-    if not plan.one_model:
-        with costs.computing("signature"):
-            features, cell_valid = signature_features(image[wide], pixels.valid[wide])
-            signature = measure(block.index, prediction.labels, features, cell_valid)
-        replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
+    with costs.computing("signature"):
+        features, cell_valid = signature_features(image[wide], pixels.valid[wide])
+        signature = measure(block.index, prediction.labels, features, cell_valid)
+        members = measure_members(signature, prediction.labels, features, cell_valid)
+    replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
+    replace_arrays(plan.folders.members(block.name), members.to_arrays())
     core = block.core_in_wide.slices
     with costs.computing("predict"):
         return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)

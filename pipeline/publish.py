@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
 from pipeline.areas import class_areas
-from pipeline.assemble import read_alignment, straight_labels
+from pipeline.assemble import straight_labels
 from pipeline.blocks import Block
+from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
+from pipeline.catalogue.store import read_catalogue
 from pipeline.cog import verify_cog, write_cog
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
@@ -46,7 +48,7 @@ def write_outputs(
 ) -> None:
     """Write the legend; then, on the workers and at the same time, the rest that is made of the whole map."""
     outputs = plan.folders.outputs
-    legend = make_legend(plan, alignment, blocks)
+    legend = write_slice(plan, make_legend(plan, alignment, blocks))
     set_legend(plan.folders.labels, legend)
     legend.to_json(outputs / "classes.json")
     (outputs / "labels.qml").write_text(to_qml(legend), encoding="utf-8")
@@ -74,7 +76,7 @@ def make_whole(plan: Plan, name: str) -> None:
             scene = scene_view(plan) if plan.settings.show_pixels else None
             write_quicklook(store, legend, outputs / name, scene)
         case "metrics":
-            metrics = measure_map(plan, read_alignment(plan), legend, store)
+            metrics = measure_map(plan, read_vocabulary(plan), legend, store)
             write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
 
 
@@ -100,7 +102,8 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
             for band, values in zip(sums, said["sums"], strict=True):
                 np.add.at(band, ids, values)
     used = [int(i) for i in np.flatnonzero(pixels[:NO_CLASS])]
-    signatures = {} if alignment is None else {each.id: each.signature for each in alignment.classes}
+    known = () if alignment is None else alignment.classes
+    signatures = {each.id: each.signature for each in known if each.signature}
     return Legend.from_counts(
         {i: int(pixels[i]) for i in used},
         spectra={i: tuple((sums[:, i] / counted[i]).tolist()) for i in used if counted[i]},
@@ -133,7 +136,7 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
     after: Seams = seams(store.read, plan.grid)
     before = None
     found = read_json(plan.folders.alignment)
-    if alignment is not None and len(plan.grid) > 1:
+    if alignment is not None and not plan.one_model and len(plan.grid) > 1:
         before = seams(lambda window: straight_labels(plan, alignment, window), plan.grid)
     return Metrics(
         pixels_valid=sum(each.pixels for each in legend.classes),
@@ -145,8 +148,22 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
         seam_excess=after.seam_excess,
         seam_excess_before_cut=None if before is None else before.seam_excess,
         overlap_disagreement=None if found is None else found["overlap_disagreement"],
-        alignment=None if alignment is None else describe_alignment(alignment),
+        alignment=describe_vocabulary(plan, alignment),
         areas_m2=measure_areas(store),
+    )
+
+
+def describe_vocabulary(plan: Plan, alignment: Alignment | None) -> AlignmentMetrics | None:
+    """Say how sure the ids are: of the alignment of the blocks, and of the matching with a catalogue."""
+    attachment = read_attachment(plan)
+    found = None if alignment is None or plan.one_model else describe_alignment(alignment)
+    if attachment is None or attachment.how == "begun":
+        return found
+    said = describe(attachment)
+    doubtful = [each for each in said["classes"] if each["state"] == "ambiguous"]
+    found = found or AlignmentMetrics()
+    return found.model_copy(
+        update={"ambiguous": [*found.ambiguous, *doubtful], "new_classes": list(attachment.new), "catalogue": said}
     )
 
 
@@ -234,7 +251,9 @@ def make_run_record(run: Run, *, under_way: str = "publish") -> RunRecord:
 
 
 def vocabulary(plan: Plan) -> str | None:
-    """Return what gave the ids their meaning, where that reaches beyond this run: the one model that made them."""
+    """Return what gave the ids their meaning, where that reaches beyond this run: a catalogue, or the one model."""
+    if plan.settings.catalogue is not None:
+        return f"catalogue {read_catalogue(plan.folders.outputs).card.identity}"
     if plan.given is not None:
         return f"model {plan.given.digest}"
     trained = plan.folders.done("train", "global") if plan.one_model else None

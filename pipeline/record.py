@@ -134,13 +134,14 @@ class Blocks(_Part):
 
 
 class AlignmentMetrics(_Part):
-    """How the classes of the blocks became one vocabulary."""
+    """How the classes of the blocks became one vocabulary, and that of a catalogue; null where none was asked for."""
 
     margins: dict[str, float] = Field(default_factory=dict)
     ambiguous: list[JsonValue] = Field(default_factory=list)
     new_classes: list[JsonValue] = Field(default_factory=list)
     merge_log: list[JsonValue] = Field(default_factory=list)
     flags: list[str] = Field(default_factory=list)
+    catalogue: dict[str, JsonValue] | None = None
 
 
 class Truth(_Part):
@@ -168,7 +169,7 @@ class Metrics(_Part):
     seam_excess_before_cut, overlap_disagreement
         Before the cut between blocks was drawn; null where blocks do not overlap.
     alignment
-        Null where one model served all blocks.
+        Null where one model served all blocks and there was no catalogue to match.
     areas_m2
         Area of each class on the ground, by id; null where the scene has no CRS.
     truth

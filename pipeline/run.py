@@ -22,6 +22,8 @@ from ktex_model.radiometry import Scaling
 from pipeline.align import Overlap, align
 from pipeline.assemble import assemble_block, erase_failed, is_assembled, read_alignment, task_of
 from pipeline.blocks import Block
+from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
+from pipeline.catalogue.store import CatalogueLock
 from pipeline.costs import Costs
 from pipeline.engine import Capacity, Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
@@ -99,6 +101,7 @@ class Run:
     target: Target | None = None
     books: dict[str, StageBooks] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    lock: CatalogueLock | None = None
 
     @property
     def is_done(self) -> bool:
@@ -119,8 +122,10 @@ class Run:
         return open_result(self.plan.folders.root)
 
     def close(self) -> None:
-        """Give the run directory free."""
+        """Give the run directory and the catalogue free."""
         self.workspace.close()
+        if self.lock is not None:
+            self.lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -390,6 +395,12 @@ def _align(run: Run, engine: Engine, report: Report) -> None:
     report(len(pairs) + 1, len(pairs) + 1)
 
 
+def _attach(run: Run, _: Engine, report: Report) -> None:
+    report(0, 1)
+    run.lock = attach_run(run.plan, read_alignment(run.plan), run.alive())
+    report(1, 1)
+
+
 def _cut(run: Run, engine: Engine, report: Report) -> None:
     plan, books = run.plan, run.books["cut"]
     attrs = store_attributes(
@@ -408,7 +419,7 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
         lambda path: create_labels(path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs),
     )
     erase_failed(plan, run.failed)
-    alignment, alive = read_alignment(plan), run.alive()
+    alignment, alive = read_vocabulary(plan), run.alive()
     keys = {block.index: prediction_key(plan, block) for block in alive}
     tasks = (task_of(plan, block, alignment, keys) for block in alive)
     books.reused = _each(
@@ -418,13 +429,14 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
 
 
 def _write(run: Run, engine: Engine, report: Report) -> None:
-    write_outputs(run.plan, read_alignment(run.plan), run.alive(), report, engine)
+    write_outputs(run.plan, read_vocabulary(run.plan), run.alive(), report, engine)
 
 
 def _publish(run: Run, _: Engine, report: Report) -> None:
     report(0, 1)
     for file in run.plan.inputs.values():
         file.check_unchanged()
+    publish_catalogue(run.plan, run.lock)
     make_run_record(run).write(run.plan.folders.outputs / RECORD)
     write_item(run.plan.folders.outputs, run.plan.folders.root.name)
     run.workspace.publish(keep_work=run.plan.settings.keep_work or bool(run.failed))
@@ -437,6 +449,7 @@ STAGES = (
     Stage("train", "Training", _train),
     Stage("predict", "Labelling", _predict),
     Stage("align", "Aligning ids", _align),
+    Stage("attach", "Matching the catalogue", _attach),
     Stage("cut", "Cutting and joining", _cut),
     Stage("write", "Writing outputs", _write),
     Stage("report", "Writing the report", report_run),

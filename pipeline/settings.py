@@ -47,6 +47,8 @@ class Settings(BaseModel):
         how far, in pixels, a grid may be off and still be the common one.
     model
         Run or model directory to apply instead of training.
+    catalogue
+        Catalogue of classes, or earlier run, whose ids the classes of this run shall have.
     global_classes
         Fixed number of classes of the aligned map; None finds it.
     sample_windows, sample_px
@@ -90,6 +92,7 @@ class Settings(BaseModel):
     tolerance_px: float = Field(0.01, gt=0, lt=0.5)
     resampling: Literal["nearest", "bilinear"] = "nearest"
     model: Path | None = None
+    catalogue: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=255)
     sample_windows: int = Field(16, ge=1)
     sample_px: int = Field(256, ge=64)
@@ -107,7 +110,7 @@ class Settings(BaseModel):
     license: str | None = None
     attribution: str | None = None
 
-    @field_validator("mask", "aoi", "model")
+    @field_validator("mask", "aoi", "model", "catalogue")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()

@@ -31,7 +31,7 @@ RECORD = "run.json"
 MANIFEST = "manifest.json"
 OUTPUTS = (
     "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
-    "classes.json", "quicklook.png", "item.json",
+    "classes.json", "signatures.safetensors", "quicklook.png", "item.json",
     "report.html", "diagnostics.json", "textures",
 )  # fmt: skip
 """All that a run may publish beside its record."""
@@ -42,7 +42,7 @@ FORMAT = 1
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """Give a file beside `path` to write to, which takes its place at the end: it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     yield partial
@@ -51,14 +51,14 @@ def _whole(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is there whole or not at all, whatever happens."""
-    with _whole(path) as partial:
+    with whole(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write plain arrays as ``.npz`` so that they are there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(path) as partial, partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -107,6 +107,11 @@ class Folders:
         return self.work / "alignment.json"
 
     @property
+    def attachment(self) -> Path:
+        """How the classes of the run are called in the catalogue."""
+        return self.work / "attachment.json"
+
+    @property
     def log(self) -> Path:
         """What the run and its workers had to say; stays beside the outputs."""
         return self.root / "run.log"
@@ -128,6 +133,10 @@ class Folders:
     def signature(self, name: str) -> Path:
         """File of the signatures of a block's classes."""
         return self.work / "signatures" / f"{name}.npz"
+
+    def members(self, name: str) -> Path:
+        """File of the members of a block's classes; ``attached``: of all that the catalogue is to learn."""
+        return self.work / "members" / f"{name}.npz"
 
     def marker(self, stage: str, name: str) -> Path:
         """File that says that `stage` has done its work on the block `name`."""
@@ -269,6 +278,17 @@ class Workspace:
             return f" (process {found['pid']} on {found['host']})"
         except (OSError, ValueError, KeyError):
             return ""
+
+    def copy_published(self) -> None:
+        """Begin with the outputs as they were published: links to them, which new files will take the place of."""
+        _remove(self.folders.outputs)
+        self.folders.outputs.mkdir(parents=True)
+        for name in (*OUTPUTS, RECORD):
+            there, here = self.folders.root / name, self.folders.outputs / name
+            if there.is_dir():
+                shutil.copytree(there, here, copy_function=_link)
+            elif there.exists():
+                _link(str(there), str(here))
 
     def _take_back(self) -> None:
         # A run was published without some blocks, or of inputs that have changed, and is to be completed: most of it

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.assemble import read_alignment
+from pipeline.catalogue.stage import read_vocabulary
 from pipeline.engine import Engine
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
@@ -26,7 +26,7 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     """Write the report of a run beside its other outputs, with what it is made of."""
     plan, outputs = run.plan, run.plan.folders.outputs
     report(0, 3)
-    diagnostics = gather_diagnostics(plan, read_alignment(plan), run.alive())
+    diagnostics = gather_diagnostics(plan, read_vocabulary(plan), run.alive())
     diagnostics.write(outputs)
     legend = Legend.from_json(outputs / "classes.json")
     stretch = Stretch.fit(plan.scene.overview(OVERVIEW_PX), plan.scene.bands)

@@ -49,8 +49,9 @@ def write_textures(plan: Plan, stretch: Stretch, exemplars: Exemplars) -> dict[s
     if plan.given is not None:
         directory, digest = plan.given.directory, plan.given.digest
     else:
-        directory = plan.folders.model(exemplars.name)
-        digest = (plan.folders.done("train", exemplars.name) or {})["digest"]
+        name = "global" if plan.one_model else exemplars.name
+        directory = plan.folders.model(name)
+        digest = (plan.folders.done("train", name) or {})["digest"]
     model = load_model(directory, digest)
     generated = model.textures((TEXTURE_PX, TEXTURE_PX), seed=0)
     folder = plan.folders.outputs / TEXTURES

@@ -1,0 +1,187 @@
+"""Which classes of a catalogue the classes of a run are: matched, ambiguous or new.
+
+All members of a run are first moved by one common shift, because between dates illumination, haze and season move
+everything. Then each member votes for the class whose members it resembles most, or for none where it lies farther
+out than almost all of theirs. A class of the run is what its members, weighted by pixels, say it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.align.classes import squared_distances
+from pipeline.catalogue.values import Float, Members
+
+QUANTILE = 0.99
+"""A class reaches as far as this share of its own members."""
+NEW_ABOVE = 0.5
+"""A class of which more than this share of pixels resembles no known class is new."""
+SURE_ABOVE = 2 / 3
+"""A class of which more than this share of pixels resembles one known class is matched; what remains is ambiguous."""
+
+_POOLED = 12.0
+_PRIOR = 0.15
+_STEPS = 12
+
+State = Literal["matched", "ambiguous", "new"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """Classes as the matching sees them.
+
+    Attributes
+    ----------
+    ids
+        ``(K,)``: the id that each goes by. Classes that were merged are several prototypes of one id.
+    means
+        ``(K, D)``, white.
+    reach
+        ``(K,)``: distance from the mean within which `QUANTILE` of the members lie.
+    """
+
+    ids: NDArray[np.int64]
+    means: Float
+    reach: Float
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a class of a run is.
+
+    Attributes
+    ----------
+    local
+        The class, as the run numbers it.
+    state
+        ``matched``, ``ambiguous`` (`known` is then the best guess) or ``new``.
+    known
+        Id of the class in the catalogue; None where it is new.
+    votes
+        Share of pixels that resembles each class of the catalogue, by id; what is missing to 1 resembles none.
+    distance
+        Of the class's mean from that of the nearest class, as a share of that class's reach; None where nothing is
+        known of the class but that it is there.
+    """
+
+    local: int
+    state: State
+    known: int | None
+    votes: dict[int, float]
+    distance: float | None
+
+
+def prototypes(
+    members: Members, whitening: Float, current: Callable[[int], int] = int, quantile: float = QUANTILE
+) -> Prototypes:
+    """Describe each class by the mean and the reach of its members.
+
+    The reach of a class of few members is drawn towards that of all classes together. `current` gives the id that a
+    class goes by after all merges.
+    """
+    white = members.features @ whitening
+    ids, label = np.unique(members.ids, return_inverse=True)
+    weight = np.sqrt(members.pixels.astype(np.float64))
+    means = np.stack([np.average(white[label == c], axis=0, weights=weight[label == c]) for c in range(len(ids))])
+    count = np.bincount(label)
+    # A mean that was fitted to n members is nearer to them than to the next one of its kind.
+    away = np.sqrt(np.einsum("nd,nd->n", white - means[label], white - means[label]))
+    away *= np.sqrt(count / np.maximum(count - 1, 1))[label]
+    several = count[label] > 1
+    typical = np.sqrt(members.features.shape[1])
+    pooled = float(np.quantile(away[several], quantile)) if several.any() else 2.0 * typical
+    own = np.array([np.quantile(away[label == c], quantile) for c in range(len(ids))])
+    trust = np.where(count > 1, count / (count + _POOLED), 0.0)
+    now = np.array([current(int(i)) for i in ids], dtype=np.int64)
+    return Prototypes(now, means, np.maximum(trust * own + (1 - trust) * pooled, typical))
+
+
+def register(white: Float, weight: Float, label: NDArray[np.int64], known: Prototypes) -> Float:
+    """Return the ``(D,)`` shift of a run that, taken off, puts most of it onto known classes.
+
+    Tried are no shift at all, and every shift that puts a class of the run onto a known one; each is refined by
+    closest points. A shift has its price, which grows with its length but is bounded by nothing that many classes
+    could not pay.
+    """
+    dims = white.shape[1]
+    names = np.unique(label)
+    own = np.stack([np.average(white[label == n], axis=0, weights=weight[label == n]) for n in names])
+    share = np.array([weight[label == n].sum() for n in names])
+    share = share / share.sum()
+    scale = 2.0 * dims
+    to_try = np.concatenate([np.zeros((1, dims)), (own[:, None] - known.means[None]).reshape(-1, dims)])
+    first = np.argsort(-_score(to_try, own, share, known.means, scale), kind="stable")[:10]
+    refined = np.array([_refine(to_try[i], own, share, known.means, scale) for i in np.union1d(first, [0])])
+    best: Float = refined[int(np.argmax(_score(refined, own, share, known.means, scale)))]
+    return best
+
+
+def _score(shifts: Float, own: Float, share: Float, means: Float, scale: float) -> Float:
+    placed = (own[None] - shifts[:, None]).reshape(-1, own.shape[1])
+    nearest = squared_distances(placed, means).min(axis=1).reshape(len(shifts), -1)
+    price = _PRIOR * np.log1p(np.einsum("td,td->t", shifts, shifts) / own.shape[1])
+    result: Float = np.exp(-nearest / (2 * scale)) @ share - price
+    return result
+
+
+def _refine(shift: Float, own: Float, share: Float, means: Float, scale: float) -> Float:
+    for _ in range(_STEPS):
+        distance = squared_distances(own - shift, means)
+        pull = share * np.exp(-distance.min(axis=1) / (2 * scale))
+        # One class more or less at the place where it was expected holds the shift back.
+        moved = pull @ (own - means[distance.argmin(axis=1)]) / (pull.sum() + share.mean())
+        if np.allclose(moved, shift, atol=1e-6):
+            break
+        shift = moved
+    return shift
+
+
+def match(
+    members: Members, known: Prototypes, whitening: Float, *, new_above: float = NEW_ABOVE
+) -> tuple[tuple[Match, ...], Float]:
+    """Match the classes of a run.
+
+    Parameters
+    ----------
+    members
+        Of the run, under its own ids, the drift between its blocks removed.
+    known, whitening
+        Of the catalogue.
+
+    Returns
+    -------
+    matches, shift
+        One for each class of the run, by its own id; and the ``(D,)`` white shift that was taken off.
+    """
+    white = members.features @ whitening
+    weight = members.pixels.astype(np.float64)
+    shift = register(white, np.sqrt(weight), members.ids, known)
+    distance = np.sqrt(squared_distances(white - shift, known.means)) / known.reach
+    vote = distance.argmin(axis=1)
+    inside = distance.min(axis=1) <= 1.0
+    matches = []
+    for local in np.unique(members.ids):
+        mine = members.ids == local
+        total = weight[mine].sum()
+        tally = np.bincount(vote[mine & inside], weight[mine & inside], minlength=len(known.ids)) / total
+        mean = np.average(white[mine] - shift, axis=0, weights=np.sqrt(weight[mine]))
+        near = np.sqrt(squared_distances(mean[None], known.means))[0] / known.reach
+        matches.append(_decide(int(local), tally, near, known, new_above))
+    return tuple(matches), shift
+
+
+def _decide(local: int, tally: Float, near: Float, known: Prototypes, new_above: float) -> Match:
+    ids, owner = np.unique(known.ids, return_inverse=True)
+    tally = np.bincount(owner, tally).astype(np.float64)
+    votes = {int(ids[c]): round(float(tally[c]), 4) for c in np.argsort(-tally, kind="stable") if tally[c] > 0}
+    distance = round(float(near.min()), 4)
+    if 1 - tally.sum() > new_above:
+        return Match(local, "new", None, votes, distance)
+    best = int(np.argmax(tally))
+    state: State = "matched" if tally[best] > SURE_ABOVE else "ambiguous"
+    return Match(local, state, int(ids[best]), votes, distance)

@@ -1,0 +1,125 @@
+"""Rewriting what a run published, after its classes were named or merged: labels, rasters, legend and record.
+
+All is made beside the run first and then moved into place, the record last, as a run publishes: an interrupted
+rewriting leaves the run as it was, or is ended by giving the run's own command again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+
+from pipeline.blocks import BlockGrid
+from pipeline.catalogue.store import CLASSES
+from pipeline.cog import verify_cog, write_cog
+from pipeline.errors import InputError
+from pipeline.legend import Legend
+from pipeline.levels import write_levels
+from pipeline.metrics import effective_classes, seams
+from pipeline.plan import make_grid
+from pipeline.publish import measure_areas
+from pipeline.qml import to_qml
+from pipeline.quicklook import write_quicklook
+from pipeline.record import Metrics, RunRecord
+from pipeline.results import Result, open_result
+from pipeline.settings import Settings
+from pipeline.stac import write_item
+from pipeline.stores import LabelStore, set_legend
+from pipeline.workspace import RECORD, Workspace, whole
+
+LABELS = "labels.zarr"
+
+
+def rewrite_run(directory: Path, legend: Legend) -> None:
+    """Publish a run again under another legend, with merged classes replaced in the labels.
+
+    Confidence, models and signatures stay. Figures that the labels do not tell any more (scores against a truth,
+    seams before the cut, disagreement of overlaps) are left out of the record where classes were merged.
+
+    Raises
+    ------
+    InputError
+        The directory holds no published run, or another process is at work there.
+    """
+    result = open_result(directory)
+    record = result.record
+    if record.state != "done":
+        raise InputError(f"{directory}: the run is {record.state}; give its own command again, to complete it first")
+    table = remap(result.legend, legend)
+    with Workspace(directory, {"key": record.key, "base": None}) as workspace:
+        outputs = workspace.folders.outputs
+        workspace.copy_published()
+        (outputs / RECORD).unlink()  # it comes last, here too
+        store = LabelStore.open(outputs / LABELS, "r+")
+        merged = not np.array_equal(table, np.arange(len(table)))
+        if merged:
+            for window in store.strips():
+                store.write(window, table[store.read(window)], store.read_confidence(window))
+            write_levels(store)
+        set_legend(outputs / LABELS, legend)
+        legend.to_json(outputs / CLASSES)
+        with whole(outputs / "labels.qml") as partial:
+            partial.write_text(to_qml(legend), encoding="utf-8")
+        write_cog(store, outputs / "labels.tif", legend=legend, tags=_tags(directory))
+        verify_cog(outputs / "labels.tif", store)
+        write_quicklook(store, legend, outputs / "quicklook.png", None)
+        (_measured(result, legend, store) if merged else record).write(outputs / RECORD)
+        workspace.restate({"key": record.key, "base": None, "code": record.code, "settings": record.settings})
+        write_item(outputs, directory.absolute().name)
+        workspace.publish()
+
+
+def _tags(directory: Path) -> dict[str, str]:
+    """Return what the TIFF says of itself, which the new one is to say as well."""
+    with rasterio.open(directory / "labels.tif") as old:
+        return {name: value for name, value in old.tags().items() if name.startswith(("TIFFTAG_", "KTEX_"))}
+
+
+def remap(before: Legend, after: Legend) -> NDArray[np.uint8]:
+    """Return ``(256,)``: the id after all merges for each id before; nodata stays.
+
+    >>> from pipeline.legend import LegendMerge
+    >>> old = Legend.from_counts({0: 5, 3: 7})
+    >>> new = Legend(old.classes[:1], merges=(LegendMerge(3, 0, "2021-03-01"),))
+    >>> remap(old, new)[[0, 3, 255]].tolist()
+    [0, 0, 255]
+    """
+    table = np.arange(256, dtype=np.uint8)
+    for class_id in before.ids:
+        table[class_id] = after.current(class_id)
+    if strangers := sorted({int(table[i]) for i in before.ids} - set(after.ids)):
+        raise InputError(f"classes {strangers} of the labels are not in the new legend; name or merge them there")
+    return table
+
+
+def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
+    """Return the record with the figures of the labels as they are now."""
+    old = result.record.metrics
+    if old is None:
+        raise InputError(f"{result.path}: the run has no figures; run it to its end first")
+    found = seams(store.read, _grid(result, store))
+    metrics = Metrics.model_validate(
+        old.model_dump()
+        | {
+            "classes": len(legend),
+            "classes_effective": effective_classes([each.pixels for each in legend.classes]),
+            "seam_change_rate": found.seam_change_rate,
+            "interior_change_rate": found.interior_change_rate,
+            "seam_excess": found.seam_excess,
+            "seam_excess_before_cut": None,
+            "overlap_disagreement": None,
+            "areas_m2": measure_areas(store),
+            "truth": None,
+        }
+    )
+    return result.record.model_copy(update={"metrics": metrics})
+
+
+def _grid(result: Result, store: LabelStore) -> BlockGrid:
+    settings = Settings.model_validate(result.record.settings)
+    one_model = settings.mode == "global" or settings.model is not None
+    side = settings.block_px or max(store.shape)
+    return make_grid(store.shape, side, settings, 0, one_model=one_model)
