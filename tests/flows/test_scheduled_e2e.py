@@ -1,0 +1,227 @@
+"""The whole of it with real parts, offline: server, work pool, worker, deployments, cron, real imagery, and a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import rasterio
+import yaml
+from rasterio.windows import Window
+
+from pipeline.ledger import Ledger
+from pipeline.results import open_result
+from pipeline.series import read_dates
+from pipeline.watch import WatchConfig
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILE = Path(os.environ.get("KTEX_TEST_PREFECT") or REPOSITORY / "deploy" / "prefect.yaml")
+POOL = "ktex-process"
+SETTINGS = {
+    "k": 3, "bands": "rgbn", "mode": "global", "block_px": 128, "chunk_px": 64, "engine": "serial", "sample_windows": 2,
+    "sample_px": 64, "options": {"steps": 4, "rounds": 2, "refine_rounds": 1, "crop_px": 64, "batch": 2},
+}  # fmt: skip
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+
+@dataclass
+class Stack:
+    """A Prefect server of the test's own, and how to ask it."""
+
+    url: str
+    environment: dict[str, str]
+    logs: Path
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*PREFECT, *command], env=self.environment, stdout=log, stderr=log, cwd=REPOSITORY,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            [*PREFECT, *command], env=self.environment, capture_output=True, text=True, cwd=REPOSITORY, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        answer = httpx.post(f"{self.url}/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def flow_runs(self, deployment: str) -> list[dict[str, Any]]:
+        found = self.post(
+            "flow_runs/filter", {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}
+        )
+        return [each for each in found if each["start_time"]]
+
+    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 240, every_s: float = 0.5) -> Any:
+        until = time.monotonic() + timeout_s
+        while not (found := condition()):
+            logs = "\n".join(f"--- {log.name}\n{log.read_text()[-4000:]}" for log in sorted(self.logs.iterdir()))
+            assert time.monotonic() < until, f"{what} did not happen\n{logs}"
+            time.sleep(every_s)
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: subprocess.Popen[bytes], sign: int = signal.SIGTERM) -> None:
+    """End a process and all that it started."""
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for each in (*children, process):
+        try:
+            each.send_signal(sign)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    psutil.wait_procs(children, 10)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    logs = home / "logs"
+    logs.mkdir()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        # A dead run gives its slot free after that time, 300 s by default.
+        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "30",
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONWARNINGS": "ignore",
+    }
+    stack = Stack(environment["PREFECT_API_URL"], environment, logs)
+    server = stack.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{stack.url}/health", timeout=5).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    try:
+        stack.wait("the server", answers)
+        yield stack
+    finally:
+        end(server)
+
+
+def crop(source: Path, target: Path, side: int = 256) -> Path:
+    """A part of a real image, whose modification lies an hour back."""
+    with rasterio.open(source) as image:
+        window = Window(200, 200, side, side)
+        profile = image.profile | {"width": side, "height": side, "transform": image.window_transform(window)}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}")
+        with rasterio.open(partial, "w", **profile) as out:
+            out.write(image.read(window=window))
+    then = time.time() - 3600
+    os.utime(partial, (then, then))
+    return partial.rename(target)
+
+
+@pytest.fixture
+def images(real_data: Path) -> list[Path]:
+    return sorted((real_data / "naip-nd").glob("*.tif"))
+
+
+def write_config(folder: Path) -> Path:
+    path = folder / "watch.yaml"
+    sources = [{"kind": "folder", "name": "drop", "path": "drop"}]
+    values = {"name": "nd", "out": "maps", "ids": "model", "sources": sources, "settings": SETTINGS}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def published(config: WatchConfig) -> dict[str, tuple[str, int]]:
+    """State and token of each date."""
+    with Ledger(config.ledger_address, config.name) as ledger:
+        return {row.name: (row.state, row.token) for row in ledger.rows()}
+
+
+def test_from_a_server_to_maps_on_a_schedule(stack: Stack, images: list[Path], tmp_path: Path) -> None:
+    stack.run("work-pool", "create", POOL, "--type", "process")
+    deploy = ("deploy", "--prefect-file", str(FILE), "-n")
+    stack.run(*deploy, "segment-mosaic/process")
+    worker = stack.start("worker", "worker", "start", "--pool", POOL, "--limit", "2")
+    try:
+        # By hand: one mosaic of real imagery.
+        scene = crop(images[0], tmp_path / "scene.tif")
+        parameters = {"source": str(scene), "out": str(tmp_path / "map"), "settings": SETTINGS}
+        stack.run(
+            "deployment", "run", "segment-mosaic/process", "--params", json.dumps(parameters), "--watch",
+        )  # fmt: skip
+        assert open_result(tmp_path / "map").record.state == "done"
+
+        # By itself: cron fires, the new file is processed and nothing else, and the next firing does nothing.
+        path = write_config(tmp_path)
+        config = WatchConfig.read(path)
+        crop(images[0], tmp_path / "drop" / images[0].name)
+        stack.run(*deploy, "watch-acquisitions/process", "--param", f"config={path}", "--cron", "* * * * *")
+        first = stack.wait("the first firing", lambda: ended(stack, 1))
+        assert [each["state_type"] for each in first[:1]] == ["COMPLETED"]
+        assert first[0]["auto_scheduled"]
+        assert published(config) == {"2010-06-29": ("published", 1)}
+        made = open_result(config.out / "runs" / "2010-06-29").record
+        second = stack.wait("the second firing", lambda: ended(stack, len(first) + 1))
+        assert {each["state_type"] for each in second} == {"COMPLETED"}
+        assert published(config) == {"2010-06-29": ("published", 1)}
+        assert open_result(config.out / "runs" / "2010-06-29").record == made
+
+        # The worker is killed in the middle of a run: the next firing of another worker ends it.
+        crop(images[1], tmp_path / "drop" / images[1].name)
+        marker = config.out / "work" / "drop.2012-07-31" / ".ktex"
+        stack.wait("the run that dies", marker.exists, every_s=0.05)
+        end(worker, signal.SIGKILL)
+        assert published(config)["2012-07-31"] == ("running", 1)
+        worker = stack.start("worker-2", "worker", "start", "--pool", POOL, "--limit", "2")
+        stack.wait("the firing that ends it", lambda: published(config)["2012-07-31"][0] == "published")
+        assert published(config) == {"2010-06-29": ("published", 1), "2012-07-31": ("published", 2)}
+    finally:
+        end(worker)
+    once = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "watch", str(path)], env=stack.environment, capture_output=True, text=True,
+        cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+    assert once.returncode == 0, once.stderr
+    assert "2 acquisition(s) seen, 0 worked on, 0 waiting" in once.stdout
+    assert not list((config.out / "work").glob("drop.*/")), "nothing is left of the work"
+    assert [each.time[:10] for each in read_dates(config.out)] == ["2010-06-29", "2012-07-31"]
+
+
+def ended(stack: Stack, count: int) -> list[dict[str, Any]]:
+    runs = [
+        each
+        for each in stack.flow_runs("process")
+        if each["name"].startswith("watch ") and each["state_type"] in ("COMPLETED", "FAILED", "CRASHED")
+    ]
+    return runs if len(runs) >= count else []
