@@ -8,10 +8,10 @@ UV_VERSION := 0.13.9
 STAMP  := $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench lock lock-images certificates clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Create .venv from requirements.lock
 
@@ -46,6 +46,18 @@ bench: setup  ## Run the benchmarks, quick versions
 lock: $(UV)  ## Resolve requirements.lock anew
 	$(UV) pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	  --extra $(EXTRA) --extra jax --extra planet --extra postgres --extra dev --quiet pyproject.toml -o requirements.lock
+
+# Everything is pinned as in requirements.lock; only what the GPU needs comes on top.
+lock-images: $(UV)  ## Resolve the locks of the images, which follow requirements.lock
+	for extra in cpu gpu; do \
+	  $(UV) pip compile --generate-hashes --no-emit-index-url --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_28 --extra $$extra --extra planet --extra postgres \
+	    --constraint requirements.lock --quiet pyproject.toml deploy/docker/requirements.in \
+	    -o deploy/docker/requirements-$$extra.lock || exit 1; \
+	done
+
+certificates:  ## Make the certificates of Dask in certificates/
+	deploy/tls/make-certificates certificates ktextures-dask-scheduler.ktextures.svc dask-scheduler localhost
 
 $(UV):
 	$(PYTHON) -m venv $(VENV)

@@ -216,7 +216,7 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
 
 
 ktex.add_command(classes)
-for _command in (operations.status, operations.health, operations.metrics):
+for _command in (operations.status, operations.health, operations.metrics, operations.provision):
     ktex.add_command(_command)
 for _command in (series_commands.watch, series_commands.maintain):
     ktex.add_command(_command)

@@ -58,3 +58,38 @@ def metrics(root: Path, listen: str, once: bool) -> int:
     else:
         serve_metrics(root, listen)
     return 0
+
+
+@click.command()
+@click.option(
+    "--pool",
+    "pools",
+    multiple=True,
+    default=("process",),
+    show_default=True,
+    type=click.Choice(["process", "docker", "kubernetes"]),
+    help="Work pools to provide, as ktex-TYPE.",
+)
+@click.option(
+    "--silence",
+    type=click.FloatRange(min=10),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A run without a heartbeat for so long is Crashed.",
+)
+def provision(pools: tuple[str, ...], silence: float) -> int:
+    """Give a Prefect server the work pools and automations that the deployments need; again after each upgrade.
+
+    Notices of failure go where KTEX_NOTICE_WEBHOOK says, or KTEX_NOTICE_EMAIL, _SENDER and _SENDGRID_KEY.
+    """
+    import asyncio
+    from typing import cast
+
+    from flows.provision import Notice, PoolType
+    from flows.provision import provision as provide
+
+    wanted = {f"ktex-{kind}": cast("PoolType", kind) for kind in pools}
+    for line in asyncio.run(provide(wanted, Notice.from_environment(), silence_s=silence)):
+        click.echo(line)
+    return 0
