@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flows import operations, series_commands
+from flows import operations, output_commands, series_commands
 from flows.classes_command import classes
 from flows.report import report
 
@@ -219,6 +219,8 @@ ktex.add_command(classes)
 for _command in (operations.status, operations.health, operations.metrics, operations.provision):
     ktex.add_command(_command)
 for _command in (series_commands.watch, series_commands.maintain):
+    ktex.add_command(_command)
+for _command in output_commands.COMMANDS:
     ktex.add_command(_command)
 ktex.add_command(report)
 

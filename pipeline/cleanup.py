@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from pipeline.errors import InputError
 MAX_MMU_PX = 1024
 MAX_MAJORITY_PX = 101
 
-Labels = NDArray[np.uint8]
+Labels = NDArray[Any]
 Read = Callable[[Window], Labels]
 Write = Callable[[Window, Labels], None]
 

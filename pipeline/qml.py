@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from pipeline.legend import Legend
@@ -20,6 +21,11 @@ def to_qml(legend: Legend) -> str:
     >>> [line.strip() for line in text.splitlines() if "paletteEntry" in line]
     ['<paletteEntry value="3" color="#f0e442" alpha="255" label="bare &lt;soil&gt;" />']
     """
+    return to_style([(each.id, each.colour, each.name) for each in legend.classes])
+
+
+def to_style(entries: Sequence[tuple[int, str, str]]) -> str:
+    """Return a QGIS style that draws each of some values in a colour, ``#RRGGBB``, and labels it."""
     root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
     renderer = ElementTree.SubElement(
@@ -27,8 +33,8 @@ def to_qml(legend: Legend) -> str:
     )
     ElementTree.SubElement(renderer, "rasterTransparency")
     palette = ElementTree.SubElement(renderer, "colorPalette")
-    for each in legend.classes:
-        entry = {"value": str(each.id), "color": each.colour.lower(), "alpha": "255", "label": each.name}
+    for value, colour, label in entries:
+        entry = {"value": str(value), "color": colour.lower(), "alpha": "255", "label": label}
         ElementTree.SubElement(palette, "paletteEntry", entry)
     # Drawn larger or smaller, ids must not be averaged.
     provider = ElementTree.SubElement(ElementTree.SubElement(pipe, "provider"), "resampling", enabled="false")
