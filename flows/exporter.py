@@ -18,6 +18,9 @@ from prometheus_client.registry import Collector
 from pipeline.errors import InputError
 from pipeline.status import STATES, Status, look_at
 
+DEFAULT_LISTEN = "127.0.0.1:9464"
+"""Where the command line serves them; nobody else can reach it."""
+
 FIGURES = {
     "seconds": ("ktex_last_result_seconds", "Wall time of the run that was published last."),
     "pixels_valid": ("ktex_last_result_valid_pixels", "Valid pixels that it labelled."),
@@ -113,5 +116,5 @@ def parse_address(listen: str) -> tuple[str, int]:
     """
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"--listen {listen}: must be HOST:PORT, such as {'127.0.0.1:9464'}")
+        raise InputError(f"--listen {listen}: must be HOST:PORT, such as {DEFAULT_LISTEN}")
     return host.strip("[]"), int(port)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-DEFAULT_LISTEN = "127.0.0.1:9464"
-
 _ROOT = click.argument("root", default=".", metavar="DIR", type=click.Path(path_type=Path))
 
 
@@ -47,7 +45,7 @@ def health(gpu: bool, as_json: bool) -> int:
 
 @click.command()
 @_ROOT
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where to serve them.")
+@click.option("--listen", default="127.0.0.1:9464", show_default=True, metavar="HOST:PORT", help="Where to serve them.")
 @click.option("--once", is_flag=True, help="Print them and end.")
 def metrics(root: Path, listen: str, once: bool) -> int:
     """Serve figures of the runs in or under DIR to Prometheus."""

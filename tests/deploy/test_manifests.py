@@ -292,3 +292,33 @@ def test_prefect_on_kubernetes_is_of_the_locked_version_and_asks_for_a_password(
     assert all("python3.11" in tag for tag in tags)
     assert '"enabled": true, "existingSecret": "ktextures-prefect-auth"' in text
     assert "authString" not in text, "passwords are secrets of Kubernetes, not values"
+
+
+def test_prometheus_scrapes_what_is_served_and_alerts_on_figures_that_there_are() -> None:
+    from flows.exporter import DEFAULT_LISTEN, FIGURES
+
+    plan = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
+    targets = {target for job in plan["scrape_configs"] for each in job["static_configs"] for target in each["targets"]}
+    served = {port.rpartition(":")[0] for service in OURS.values() for port in service.get("ports", [])}
+    assert targets <= served
+    assert DEFAULT_LISTEN in targets
+    assert all((DEPLOY / "prometheus" / name).exists() for name in plan["rule_files"])
+    known = {metric for metric, _ in FIGURES.values()} | set(
+        re.findall(r'"(ktex_[a-z_]+)"', (REPOSITORY / "flows" / "exporter.py").read_text())
+    )
+    alerts = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    for rule in alerts["groups"][0]["rules"]:
+        assert set(re.findall(r"ktex_[a-z_]+", rule["expr"])) <= known
+
+
+def test_the_runbook_names_what_there_is() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    for path in re.findall(r"(?<![\w/.])deploy/[\w./-]+\w", text):
+        assert (REPOSITORY / path).exists() or path == "deploy/.env", path
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)\b", text):
+        assert f"\n{target}:" in makefile or target == "room", target
+    for command in re.findall(r"\bktex ([a-z]+)\b", text):
+        assert command in ktex.commands, command
+    for name in set(re.findall(r"\bPREFECT_[A-Z_]+|\bDASK_[A-Z_]+[A-Z]\b", text)) - {"PREFECT_AUTH"}:
+        assert is_read(name) or "ROLE" in name.upper(), name

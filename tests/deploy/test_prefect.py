@@ -242,9 +242,11 @@ def test_a_dead_run_gives_its_slot_free_and_somebody_is_told(
     assert done.returncode == 0, done.stdout + done.stderr
 
     with httpx.Client(base_url=api, timeout=30) as client:
-        deployments = {each["name"]: each for each in client.post("/deployments/filter", json={}).json()}
-        assert len(client.post("/deployments/filter", json={}).json()) == len(DEPLOYMENTS)
-        scheduled = [each for each in deployments.values() if each["schedules"]]
+        made = client.post("/deployments/filter", json={}).json()
+        assert len(made) == len(DEPLOYMENTS)
+        deployments = {each["name"]: each for each in made}
+        scheduled = [each for each in made if each["schedules"]]
+        assert {each["parameters"]["config"] for each in scheduled} == {"/c.yaml"}
         for each in scheduled:
             body = {"deployments": {"id": {"any_": [each["id"]]}}}
             wait_for(lambda body=body: client.post("/flow_runs/filter", json=body).json())
