@@ -14,6 +14,7 @@ import click
 from flows import operations, output_commands, series_commands
 from flows.classes_command import classes
 from flows.report import report
+from flows.samples import samples
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -223,6 +224,7 @@ for _command in (series_commands.watch, series_commands.maintain):
 for _command in output_commands.COMMANDS:
     ktex.add_command(_command)
 ktex.add_command(report)
+ktex.add_command(samples)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pipeline.blocks import BlockGrid, Window
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.pixels import Scene
+from pipeline.publish import measure_areas
 from pipeline.record import RunRecord
 from pipeline.report.borders import Border, measure_borders
 from pipeline.report.diagnostics import DIAGNOSTICS, Diagnostics
@@ -105,6 +106,7 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
     diagnostics, store = Diagnostics.read(directory), LabelStore.open(directory / "labels.zarr")
     grid = BlockGrid(store.shape, int(str(record.settings["block_px"])))
     view = read_map(directory)
+    areas = measure_areas(store)  # of the classes as they are now, merged or not
     image, patches, features = _look(imagery, view, store, legend, diagnostics)
     return Survey(
         shape=store.shape,
@@ -114,19 +116,13 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
         diagnostics=diagnostics,
         view=view,
         image=image,
-        areas=read_areas(record),
+        areas=None if areas is None else {int(class_id): area for class_id, area in areas.items()},
         borders=tuple(measure_borders(store.read, grid, store.nodata)),
         patches=patches,
         textures=read_textures(directory, legend),
         alike=tuple(compare(features)),
         no_pixels=imagery.absence,
     )
-
-
-def read_areas(record: RunRecord) -> dict[int, float] | None:
-    """Return the square metres of each class, as the run measured them; None where its map has no CRS."""
-    areas = None if record.metrics is None else record.metrics.areas_m2
-    return None if areas is None else {int(class_id): area for class_id, area in areas.items()}
 
 
 def read_textures(directory: Path, legend: Legend) -> dict[int, str]:

@@ -7,14 +7,12 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.pixels import Scene, fingerprint_files
+from pipeline.imagery import reopen_scene
+from pipeline.pixels import Scene
 from pipeline.record import RunRecord
 from pipeline.report.contents import compile_contents
 from pipeline.report.render import MapData, render
 from pipeline.report.survey import Imagery, survey
-from pipeline.scene import open_scene
-from pipeline.settings import Settings
-from pipeline.sources import is_udm2
 from pipeline.stac import ITEM, write_item
 from pipeline.workspace import RECORD
 
@@ -73,38 +71,13 @@ def remake_report(directory: Path, *, pixels: bool | None = None) -> tuple[Path,
     if not record.is_published:
         raise InputError(f"{directory}: the run in it is {record.state!r}, not published; end it, then make its report")
     shown = bool(record.settings.get("show_pixels", True)) if pixels is None else pixels
-    scene, reason = reopen_scene(record)
+    scene: Scene | None = None
+    reason = ""
+    try:
+        scene = reopen_scene(record)
+    except InputError as error:
+        reason = f"This report shows no pixels of the imagery: {error}."
     path = write_report(directory, record, Imagery(scene, shown, reason), title=directory.resolve().name)
     if (directory / ITEM).exists():
         write_item(directory)  # which holds the page's checksum
     return path, reason
-
-
-def reopen_scene(record: RunRecord) -> tuple[Scene | None, str]:
-    """Open the imagery of a run where it still is what it was; otherwise return None and the reason."""
-    known = {name: value for name, value in record.settings.items() if name in Settings.model_fields}
-    settings, paths = Settings.parse(known), {each.path: Path(each.path) for each in record.inputs}
-    for path, recorded in zip(paths.values(), record.inputs, strict=True):
-        if recorded.sha256 is None:
-            continue  # not a file here; opening it tells
-        if not path.is_file():
-            return None, f"The imagery is no longer at {path}, so this report shows no pixels of it."
-        if path.stat().st_size != recorded.size or fingerprint_files([path])[0].sha256 != recorded.sha256:
-            return None, f"{path} has changed since the run, so this report shows no pixels of the imagery."
-    others = {settings.mask, settings.aoi}
-    sources = [name for name, path in paths.items() if path not in others and not is_udm2(path)]
-    try:
-        scene = open_scene(
-            sources,
-            bands=settings.bands,
-            mask=settings.mask,
-            aoi=settings.aoi,
-            date=settings.date,
-            overlap=settings.overlap_rule,
-            align=settings.align,
-            tolerance_px=settings.tolerance_px,
-            resampling=settings.resampling,
-        )
-    except InputError as error:
-        return None, f"The imagery cannot be read any more ({error}), so this report shows no pixels of it."
-    return scene, ""

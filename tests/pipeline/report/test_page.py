@@ -150,7 +150,7 @@ def test_imagery_that_is_gone_or_changed_is_not_shown(run_copy: Path, change: st
     record["inputs"][0]["path"] = str(other)
     (run_copy / "run.json").write_text(json.dumps(record))
     path, reason = remake_report(run_copy)
-    assert ("no longer at" if change == "gone" else "has changed") in reason
+    assert ("no longer there" if change == "gone" else "has changed") in reason
     assert "image" not in read(path).texts
     assert "moved.tif" in path.read_text("utf-8")
 

@@ -1,0 +1,186 @@
+"""The page in a real browser: it draws the map, names classes, is accessible, and says nothing wrong on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.report import remake_report
+from pipeline.results import Result
+
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+WIDTHS = (1440, 390)
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(browser: Any, made: Result) -> Iterator[Open]:
+    """Open a page offline; in the end it must have said nothing on the console and asked for nothing."""
+    said: list[str] = []
+    asked: list[str] = []
+    contexts = []
+
+    def open_page(width: int = 1440, path: Path | None = None, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url[:60]))
+        page.goto((path or made.path / "report.html").as_uri())
+        page.wait_for_selector("#stage[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    # These tests read the canvas back, and Chromium has advice about that.
+    assert [line for line in said if not line.startswith("Canvas2D: Multiple readback")] == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def colour_at(page: Any, x: float, y: float) -> list[int]:
+    """Colour of the map at a share of the picture's width and height."""
+    found: list[int] = page.evaluate(
+        """([x, y]) => { const box = document.querySelector("canvas").getBoundingClientRect();
+        const side = Math.min(box.width / 340, box.height / 300), canvas = document.querySelector("canvas");
+        const px = (box.width - 340 * side) / 2 + x * 340 * side, py = (box.height - 300 * side) / 2 + y * 300 * side;
+        return [...canvas.getContext("2d").getImageData(Math.round(px), Math.round(py), 1, 1).data]; }""",
+        [x, y],
+    )
+    return found
+
+
+def rgb(colour: str) -> list[int]:
+    return [*bytes.fromhex(colour[1:]), 255]
+
+
+def settle(page: Any) -> None:
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def show_labels(page: Any) -> None:
+    page.fill("#opacity", "100")
+    settle(page)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_and_nothing_shifts_or_overflows(opened: Open, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make setup")
+    page = opened(width, color_scheme=scheme, reduced_motion="reduce")
+    page.click("[data-select='1']")
+    page.evaluate("() => document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    result = axe.Axe().run(page)
+    assert [f"{v['id']}: {[n['html'][:120] for n in v['nodes']]}" for v in result.response["violations"]] == []
+    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+    shifts = page.evaluate(
+        """() => new Promise((done) => { new PerformanceObserver((list) => done(list.getEntries()
+        .filter((each) => !each.hadRecentInput).reduce((sum, each) => sum + each.value, 0)))
+        .observe({ type: "layout-shift", buffered: true }); setTimeout(() => done(0), 300); })"""
+    )
+    assert shifts < 0.05
+
+
+def test_the_map_shows_each_class_in_its_colour(opened: Open, made: Result) -> None:
+    page = opened()
+    show_labels(page)
+    labels = made.labels.to_numpy()
+    for y, x in ((30, 90), (90, 90), (150, 210), (270, 330)):
+        expected = made.legend[int(labels[y, x])].colour
+        assert colour_at(page, (x + 0.5) / 340, (y + 0.5) / 300) == rgb(expected)
+    assert colour_at(page, 5 / 340, 5 / 300)[3] == 0, "nodata is nothing"
+
+
+def test_a_swipe_shows_imagery_on_one_side_and_labels_on_the_other(opened: Open, made: Result) -> None:
+    page = opened()
+    page.check("input[value=swipe]", force=True)
+    page.focus("#divider")
+    page.keyboard.press("Home")
+    settle(page)
+    labels = made.labels.to_numpy()
+    right = rgb(made.legend[int(labels[150, 30])].colour)
+    assert colour_at(page, 30.5 / 340, 150.5 / 300) == right
+    page.keyboard.press("End")
+    settle(page)
+    assert page.get_attribute("#divider", "aria-valuenow") == "100"
+    assert colour_at(page, 30.5 / 340, 150.5 / 300) != right
+
+
+def test_classes_are_named_recoloured_and_merged_by_clicking_and_exported(
+    opened: Open, made: Result, tmp_path: Path
+) -> None:
+    page = opened()
+    show_labels(page)
+    field = page.locator("input.name[data-id='1']")
+    field.fill("Wald <dicht>")
+    field.press("Enter")
+    assert page.inner_text(".legend [data-name='1']") == "Wald <dicht>"
+    page.locator("input[type=color][data-id='1']").first.fill("#1b7837")
+    page.locator(".card select[data-id='3']").select_option("1")
+    settle(page)
+    labels = made.labels.to_numpy()
+    y, x = (int(values[len(values) // 2]) for values in np.nonzero(labels == 3))
+    assert colour_at(page, (x + 0.5) / 340, (y + 0.5) / 300) == rgb("#1B7837"), "what is merged has the other's colour"
+    shares = {each.id: each.share for each in made.legend.classes}
+    assert page.inner_text(".legend [data-share='1']") == f"{100 * (shares[1] + shares[3]):.1f} %"
+    assert page.inner_text("#edit-count") == "3 changes."
+    with page.expect_download() as download:
+        page.click("#save")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "class-edits.json"
+    assert json.loads(path.read_text()) == {
+        "format": "ktextures-class-edits",
+        "version": 1,
+        "edits": [{"id": 1, "name": "Wald <dicht>", "color": "#1B7837"}, {"id": 3, "merge_into": 1}],
+    }
+
+
+def test_undo_and_redo_go_through_all_changes_and_a_reload_keeps_them(opened: Open, made: Result) -> None:
+    page = opened()
+    page.locator("input.name[data-id='0']").fill("Water")
+    page.locator("input.name[data-id='0']").press("Enter")
+    page.locator(".card select[data-id='2']").select_option("0")
+    page.locator(".card select[data-id='0']").select_option("1")
+    assert page.locator(".card select[data-id='2']").input_value() == "1", "what was merged goes along"
+    for expected in ("2", "1"):
+        page.click("#undo")
+        assert page.inner_text("#edit-count").startswith(expected)
+    page.click("#undo")
+    assert page.input_value("input.name[data-id='0']") == made.legend[0].name
+    assert page.is_disabled("#undo")
+    page.click("#redo")
+    assert page.input_value("input.name[data-id='0']") == "Water"
+    page.reload()
+    page.wait_for_selector("#stage[data-ready]")
+    assert page.input_value("input.name[data-id='0']") == "Water"
+
+
+def test_the_map_is_worked_by_keyboard_and_tells_what_is_there(opened: Open, made: Result) -> None:
+    page = opened()
+    page.focus("#canvas")
+    page.keyboard.press("Enter")
+    middle = made.legend[int(made.labels.to_numpy()[150, 170])]
+    assert middle.name in page.inner_text("#status")
+    assert page.get_attribute(f"[data-select='{middle.id}'][aria-pressed]", "aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#inspector")
+    page.keyboard.press("+")
+    page.keyboard.press("ArrowRight")
+    assert middle.name[:5] in page.inner_text("#readout")
+
+
+def test_a_page_without_pixels_works_as_well(opened: Open, run_copy: Path) -> None:
+    path, _ = remake_report(run_copy, pixels=False)
+    page = opened(390, path)
+    assert page.locator("#left option").all_inner_texts() == ["Labels", "Confidence"]
+    page.check("input[value=swipe]", force=True)
+    assert page.is_visible("#ramp"), "confidence is explained"
