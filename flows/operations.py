@@ -63,7 +63,7 @@ def metrics(root: Path, listen: str, once: bool) -> int:
     "--pool",
     "pools",
     multiple=True,
-    default=("process",),
+    default=("process", "docker", "kubernetes"),
     show_default=True,
     type=click.Choice(["process", "docker", "kubernetes"]),
     help="Work pools to provide, as ktex-TYPE.",
