@@ -219,7 +219,7 @@ def check(sources: tuple[str, ...], config: Path | None, verbose: bool, **given:
 ktex.add_command(classes)
 for _command in (operations.status, operations.health, operations.metrics, operations.provision):
     ktex.add_command(_command)
-for _command in (series_commands.watch, series_commands.maintain):
+for _command in (series_commands.watch, series_commands.maintain, series_commands.refresh):
     ktex.add_command(_command)
 for _command in output_commands.COMMANDS:
     ktex.add_command(_command)

@@ -63,6 +63,28 @@ def maintain(config: Path, verbose: bool) -> int:
     return 3 if done.damaged else resumed.exit_code
 
 
+@click.command()
+@_CONFIG
+@click.option("--apply", is_flag=True, help="Make one what is alike, instead of only telling.")
+@_VERBOSE
+def refresh(config: Path, apply: bool, verbose: bool) -> int:
+    """Look for classes that all runs together say are one; bring the maps to what the catalogue says now."""
+    from flows.commands import logging_to
+    from pipeline.watch import WatchConfig
+    from pipeline.watch.refresh import refresh as look_again
+
+    series = WatchConfig.read(config)
+    with logging_to(series.out / "watch.log", verbose):
+        done = look_again(series, apply=apply)
+    for each in done.alike:
+        what = "is part of" if done.merged else "looks like"
+        click.echo(f"class {each.gone} {what} class {each.kept}; their distance is {each.distance:.2f} of their reach")
+    for run in done.rewritten:
+        click.echo(f"rewritten    {run}")
+    click.echo(f"{len(done.alike)} pair(s) alike, {len(done.rewritten)} run(s) rewritten")
+    return 0
+
+
 def segment_here(source: list[str], out: str, settings: dict[str, Any]) -> object:
     """Segment files into a run directory in this process and its workers."""
     from pipeline.run import segment

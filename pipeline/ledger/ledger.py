@@ -324,6 +324,12 @@ class Ledger:
                 self._tell(connection, acquisition, 0, "due", reason)
         return bool(done.rowcount)
 
+    def restate(self, acquisition: int, result: Mapping[str, Any], why: str) -> None:
+        """Record that what is published of an acquisition has been rewritten."""
+        with self._engine.begin() as connection:
+            connection.execute(update(acquisitions).where(acquisitions.c.id == acquisition).values(result=dict(result)))
+            self._tell(connection, acquisition, 0, "rewritten", why)
+
     def _settle(
         self,
         claim: Claim,
