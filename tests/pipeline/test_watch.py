@@ -9,15 +9,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import xarray as xr
 
 from pipeline.acquisitions import DeliveryError
+from pipeline.catalogue.desk import merge
+from pipeline.catalogue.values import Catalogue, Members
 from pipeline.errors import InputError
 from pipeline.ledger import Ledger
 from pipeline.ledger.holder import Holder
+from pipeline.legend import Legend
 from pipeline.results import open_result
 from pipeline.run import segment
 from pipeline.series import read_dates
@@ -25,6 +31,7 @@ from pipeline.settings import Settings
 from pipeline.watch import Pass, WatchConfig, watch
 from pipeline.watch.inspection import Reference, inspect_delivery
 from pipeline.watch.maintenance import maintain
+from pipeline.watch.refresh import find_alike, refresh
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import GRID, shift, write_raster
 
@@ -429,3 +436,81 @@ def test_a_release_with_another_setting_makes_nothing_due(tmp_path: Path) -> Non
     assert one.settings_digest() == make_config(tmp_path).settings_digest()
     assert one.settings_digest() == make_config(tmp_path, settings=one.settings | {"workers": 3}).settings_digest()
     assert one.settings_digest() != make_config(tmp_path, settings=one.settings | {"k": 5}).settings_digest()
+
+
+# With a catalogue: each date is trained anew, and its classes get the ids of those before --------------------------
+
+
+def stepped(path: Path, seed: int, classes: int = 4, side: int = 128, **options: Any) -> Path:
+    """A scene of a few grey levels in patches, so that its classes are plain to see whatever the date."""
+    levels_of = np.linspace(20, 235, classes).astype(np.uint8)
+    patches = np.kron(
+        np.random.default_rng(seed).integers(0, classes, (side // 16, side // 16)), np.ones((16, 16), int)
+    )
+    noise = np.random.default_rng(seed + 1).integers(-3, 4, (2, side, side))
+    return scene(path, data=(levels_of[patches].astype(int) + noise).clip(1, 255).astype(np.uint8), **options)
+
+
+@pytest.fixture
+def attached(tmp_path: Path, drop: Path, trainings: list[str]) -> WatchConfig:
+    settings = {"k": 4, "bands": BANDS, "block_px": 64, "chunk_px": 64, "overlap_px": 16, "engine": "serial"}
+    return make_config(tmp_path, ids="catalogue", settings=settings)
+
+
+def grey_of_each_id(run: Path, image: Path) -> dict[int, float]:
+    """Mean of the first band under each id of a map."""
+    with rasterio.open(image) as source:
+        grey = source.read(1).astype(float)
+    labels = open_result(run).labels.values
+    return {int(i): float(grey[labels == i].mean()) for i in np.unique(labels) if i != 255}
+
+
+def test_dates_attach_to_a_catalogue_and_keep_their_ids(attached: WatchConfig, drop: Path) -> None:
+    images = {"2010-06-29": stepped(drop / "a_20100629.tif", 1)}
+    assert kinds(do_pass(attached)) == {"drop 2010-06-29": "published"}
+    images["2012-07-31"] = stepped(drop / "a_20120731.tif", 5)
+    done = do_pass(attached)
+    assert [(each.what, each.reason) for each in done.outcomes] == [("published", None)]
+    assert [each.time[:10] for each in read_dates(attached.out)] == ["2010-06-29", "2012-07-31"]
+    first, second = (grey_of_each_id(attached.out / "runs" / date, image) for date, image in images.items())
+    shared = first.keys() & second.keys()
+    assert len(shared) >= 3
+    assert all(abs(first[i] - second[i]) < 15 for i in shared), "one id means one grey on both dates"
+
+    before = open_result(attached.out / "runs" / "2012-07-31").labels.values.copy()
+    assert refresh(attached).rewritten == [], "nothing to follow"
+    gone, kept = sorted(shared)[-1], sorted(shared)[0]
+    merge(attached.out / "catalogue", [gone], kept)
+    assert len(refresh(attached).rewritten) == 2
+    after = open_result(attached.out / "runs" / "2012-07-31").labels.values
+    np.testing.assert_array_equal(after, np.where(before == gone, kept, before))
+    with xr.open_zarr(attached.out / "series.zarr", mask_and_scale=False) as series:
+        np.testing.assert_array_equal(series.labels[1], after)
+    assert not maintain(attached).damaged, "what was rewritten is what is published"
+
+
+def test_a_changed_quad_costs_itself_and_its_neighbours(
+    attached: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    quads = [stepped(drop / "2010-06-29" / f"q{x}.tif", x, side=64, affine=shift(GRID, 0, 64 * x)) for x in range(5)]
+    do_pass(attached)
+    assert len(trainings) == 5
+    stepped(quads[4], 77, side=64, affine=shift(GRID, 0, 64 * 4))
+    age(quads[4], 900)
+    assert kinds(do_pass(attached)) == {"drop 2010-06-29": "published"}
+    assert len(trainings) <= 5 + 2, "itself, and the neighbour whose overlap reaches into it"
+    assert open_result(attached.out / "runs" / "2010-06-29").record.blocks.reused >= 3
+
+
+def test_classes_that_came_to_be_alike_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centres = {0: 0.0, 1: 30.0, 2: 30.5, 3: 60.0}
+    ids = np.repeat(list(centres), 50)
+    features = np.array([centres[int(i)] for i in ids])[:, None] + rng.normal(0, 1, (200, 4))
+    members = Members(ids, np.full(200, 500), features)
+    card = SimpleNamespace(runs=())
+    known = Catalogue(Legend.from_counts(dict.fromkeys(centres, 500)), card, members, np.eye(4))  # type: ignore[arg-type]
+    (found,) = find_alike(known)
+    assert (found.gone, found.kept) == (2, 1)
+    assert found.distance < 0.5
+    assert find_alike(known, limit=0.01) == []
