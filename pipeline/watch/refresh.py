@@ -69,17 +69,18 @@ def find_alike(catalogue: Catalogue, limit: float = ALIKE) -> list[Alike]:
     known = prototypes(catalogue.members, catalogue.whitening, catalogue.legend.current)
     away = np.linalg.norm(known.means[:, None] - known.means[None], axis=2)
     share = away / np.minimum(known.reach[:, None], known.reach[None])
-    pairs = sorted(
-        (float(share[i, j]), *sorted((int(known.ids[i]), int(known.ids[j]))))
-        for i, j in zip(*np.triu_indices(len(known.ids), 1), strict=True)
-        if share[i, j] < limit and known.ids[i] != known.ids[j]
-    )
+    ids = [int(each) for each in known.ids]
+    pairs = [
+        Alike(max(ids[i], ids[j]), min(ids[i], ids[j]), float(share[i, j]))
+        for i, j in zip(*np.triu_indices(len(ids), 1), strict=True)
+        if share[i, j] < limit and ids[i] != ids[j]
+    ]
     found: list[Alike] = []
     taken: set[int] = set()
-    for distance, kept, gone in pairs:
-        if taken.isdisjoint({kept, gone}):
-            found.append(Alike(gone, kept, distance))
-            taken |= {kept, gone}
+    for pair in sorted(pairs, key=lambda pair: pair.distance):
+        if taken.isdisjoint({pair.kept, pair.gone}):
+            found.append(pair)
+            taken |= {pair.kept, pair.gone}
     return found
 
 
