@@ -133,8 +133,9 @@ def _refine(shift: Float, own: Float, share: Float, means: Float, scale: float) 
     for _ in range(_STEPS):
         distance = squared_distances(own - shift, means)
         pull = share * np.exp(-distance.min(axis=1) / (2 * scale))
-        # One class more or less at the place where it was expected holds the shift back.
-        moved = pull @ (own - means[distance.argmin(axis=1)]) / (pull.sum() + share.mean())
+        if pull.sum() < 1e-6:
+            break
+        moved = pull @ (own - means[distance.argmin(axis=1)]) / pull.sum()
         if np.allclose(moved, shift, atol=1e-6):
             break
         shift = moved
