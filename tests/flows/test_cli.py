@@ -19,8 +19,8 @@ from pipeline.errors import InputError, RunFailedError
 from pipeline.settings import Settings
 
 CONTRACT = (
-    "--out --k --preset --mode --bands --block-px --scaling --mask --aoi --date --model --catalogue "
-    "--global-classes --config --seed --workers --scheduler --fresh --overlap-rule --align --keep-work --engine --verbose"
+    "--out --k --preset --mode --bands --block-px --scaling --mask --aoi --date --model --catalogue --global-classes "
+    "--config --seed --workers --scheduler --fresh --overlap-rule --align --keep-work --engine --verbose"
 )
 HEAVY = ("tensorflow", "keras", "prefect", "dask", "distributed", "rasterio", "xarray", "zarr", "numpy", "pydantic")
 
