@@ -39,6 +39,12 @@ def variables(folder: Path) -> dict[str, str]:
     return {f"{prefix}REQUIRE_ENCRYPTION": "True", f"{prefix}TLS__CA_FILE": f"{folder}/ca.crt", **roles}
 
 
+def settings_of(folder: Path) -> dict[str, str]:
+    """Return the same as settings of Dask in this process."""
+    names = variables(folder).items()
+    return {name.removeprefix("DASK_").lower().replace("__", ".").replace("_", "-"): each for name, each in names}
+
+
 @pytest.fixture(scope="module")
 def scheduler(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address, folder = f"tls://127.0.0.1:{free_port()}", tmp_path_factory.mktemp("dask")
@@ -74,12 +80,12 @@ def square(number: int) -> int:
 
 def test_work_goes_over_tls_and_only_with_a_certificate(scheduler: str, certificates: Path, tmp_path: Path) -> None:
     settings = Settings(scheduler=scheduler)
-    with dask.config.set(dask.config.collect_env(variables(certificates / "dask"))), open_engine(settings) as engine:
+    with dask.config.set(settings_of(certificates / "dask")), open_engine(settings) as engine:
         done = {outcome.item: outcome.result for outcome in engine.map(square, range(5))}
     assert done == {number: number * number for number in range(5)}
     subprocess.run([SCRIPT, tmp_path, "localhost"], check=True, capture_output=True)
     with (
-        dask.config.set(dask.config.collect_env(variables(tmp_path / "dask"))),
+        dask.config.set(settings_of(tmp_path / "dask")),
         pytest.raises(InputError, match="--scheduler tls://"),
         open_engine(settings),
     ):
