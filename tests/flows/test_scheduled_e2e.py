@@ -27,10 +27,10 @@ from pipeline.results import open_result
 from pipeline.series import read_dates
 from pipeline.watch import WatchConfig
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILE = Path(os.environ.get("KTEX_TEST_PREFECT") or REPOSITORY / "deploy" / "prefect.yaml")
+FILE = REPOSITORY / "deploy" / "prefect.yaml"
 POOL = "ktex-process"
 SETTINGS = {
     "k": 3, "bands": "rgbn", "mode": "global", "block_px": 128, "chunk_px": 64, "engine": "serial", "sample_windows": 2,
@@ -72,7 +72,7 @@ class Stack:
         )
         return [each for each in found if each["start_time"]]
 
-    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 240, every_s: float = 0.5) -> Any:
+    def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 600, every_s: float = 0.5) -> Any:
         until = time.monotonic() + timeout_s
         while not (found := condition()):
             logs = "\n".join(f"--- {log.name}\n{log.read_text()[-4000:]}" for log in sorted(self.logs.iterdir()))
@@ -144,10 +144,12 @@ def crop(source: Path, target: Path, side: int = 256) -> Path:
             "width": side,
             "height": side,
             "transform": image.transform @ Affine.translation(200, 200),
+            "photometric": "MINISBLACK",
         }
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}")
         with rasterio.open(partial, "w", **profile) as out:
+            out.colorinterp = image.colorinterp
             out.write(image.read(window=window))
     then = time.time() - 3600
     os.utime(partial, (then, then))
