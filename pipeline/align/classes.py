@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from pipeline.align.drift import group_means
 from pipeline.align.graph import Float, Graph, Int
@@ -21,6 +20,10 @@ _MIN_LOG_ODDS = 0.5
 _MIN_CONTACT_PX = 60
 _MIN_REPLICATION = 0.5
 _MIN_SEPARATION = 4.0
+_WANDER = 5.0
+_SAMPLE = 8192
+_STARTS = 3
+_SETTLED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,13 @@ class Clusters:
 
     def assign(self, distance: Float) -> Int:
         """Return ``(N,)`` class of the nearest living centre, from ``(N, C)`` squared distances."""
+        result: Int = self.owner[self.nearest(distance)]
+        return result
+
+    def nearest(self, distance: Float) -> Int:
+        """Return ``(N,)`` the nearest living centre."""
         alive = np.flatnonzero(self.owner >= 0)
-        result: Int = self.owner[alive[np.argmin(distance[:, alive], axis=1)]]
+        result: Int = alive[np.argmin(distance[:, alive], axis=1)]
         return result
 
 
@@ -67,7 +75,8 @@ class Evidence:
     """What speaks for and against each class and each pair of classes.
 
     `names` are the classes; all arrays are ``(K,)`` or ``(K, K)`` in their order. `log_odds` is infinite where two
-    classes never met enough, `separation` (Ashman's D, in units of the spread inside a class) tells those apart.
+    classes never met enough. `distance` is Ashman's D, in units of the spread inside a class, and says which
+    classes are nearest; `separation`, the part of it that is certain, whether they are two.
     """
 
     names: Int
@@ -75,20 +84,23 @@ class Evidence:
     replication: Float
     log_odds: Float
     contact: Float
+    distance: Float
     separation: Float
 
 
 def over_cluster(points: Float, weight: Float, count: int, rng: np.random.Generator) -> Float:
     """Return the ``(C, D)`` centres of weighted k-means, ``C <= count``.
 
-    With no more points than `count`, each is a centre.
+    With no more points than `count`, each is a centre. Of very many points a sample is clustered.
     """
-    use = weight > 0
+    use = np.flatnonzero(weight > 0)
+    if len(use) > _SAMPLE:
+        use = np.sort(rng.choice(use, _SAMPLE, replace=False))
     points, weight = points[use], weight[use]
     if len(points) <= count:
         return points.copy()
     best, least = points[:count], np.inf
-    for _ in range(4):
+    for _ in range(_STARTS):
         centres, cost = _lloyd(points, weight, _seed(points, weight, count, rng))
         if cost < least:
             best, least = centres, cost
@@ -101,8 +113,9 @@ def reduce_clusters(
     """Dissolve and join clusters until each can be told from the others, or the number asked for is reached."""
     distance = squared_distances(features, centres)
     found = Clusters(centres, np.arange(len(centres)))
+    nearest = found.nearest(distance)
     while len(found.classes) > 1:
-        seen = weigh(graph, features, weight, variance, found.assign(distance))
+        seen = weigh(graph, features, weight, variance, found.owner[nearest])
         missing = np.setdiff1d(found.classes, seen.names)
         if len(missing):
             # A centre that is the nearest of no node describes nothing.
@@ -115,6 +128,8 @@ def reduce_clusters(
         merge = _record(seen, kept, gone, reason)
         if reason in ("rare", "not reproduced"):
             owner = np.where(found.owner == seen.names[gone], -1, found.owner)
+            lost = np.flatnonzero(owner[nearest] < 0)
+            nearest[lost] = Clusters(centres, owner).nearest(distance[lost])
         else:
             owner = np.where(found.owner == seen.names[gone], seen.names[kept], found.owner)
         found = Clusters(centres, owner, (*found.merges, merge))
@@ -132,19 +147,18 @@ def weigh(graph: Graph, features: Float, weight: Float, variance: Float, label: 
     a, b = of_node[graph.cell_a], of_node[graph.cell_b]
     ok = (a >= 0) & (b >= 0)
     a, b, count, pair = a[ok], b[ok], graph.cell_count[ok], graph.cell_pair[ok]
-    table = np.zeros((k, k))
-    np.add.at(table, (a, b), count)
-    table += table.T
+    table = np.bincount(a * k + b, count, minlength=k * k).reshape(k, k)
+    table = table + table.T
     occurs, agreed = _by_pair(a, b, count, pair, len(graph.pair_i), k)
-    together = (agreed.T @ occurs).toarray()
+    together = agreed.T @ occurs
     cross = table * (1 - np.eye(k))
     total = table.sum(axis=1)
     replication = np.where(total >= _MIN_CONTACT_PX, np.diag(table) / np.maximum(total, 1.0), 1.0)
     contact = together + together.T + cross
     odds = np.log((2 * together + 4) * (2 * together.T + 4) / (cross + 4) ** 2)
     odds = np.where((contact >= _MIN_CONTACT_PX) & ~np.eye(k, dtype=bool), odds, np.inf)
-    separation = _separation(features[known], weight[known], variance[known], dense, k)
-    return Evidence(names, share, replication, odds, contact, separation)
+    distance, separation = _separation(features[known], weight[known], variance[known], dense, k)
+    return Evidence(names, share, replication, odds, contact, distance, separation)
 
 
 def squared_distances(points: Float, centres: Float) -> Float:
@@ -158,24 +172,31 @@ def squared_distances(points: Float, centres: Float) -> Float:
     return result
 
 
-def _by_pair(a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Return, for each pair of blocks and class: whether it occurs, and the pixels that both give to it."""
-    occurs = sparse.csr_array((np.ones(2 * len(a)), (np.tile(pair, 2), np.concatenate([a, b]))), shape=(pairs, k))
-    occurs.data = np.ones_like(occurs.data)
+def _by_pair(a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int) -> tuple[Float, Float]:
+    """Return, for each pair of blocks and class, whether it occurs, and the pixels that both give to it."""
+    occurs = np.zeros((pairs, k))
+    occurs[pair, a] = 1
+    occurs[pair, b] = 1
     same = a == b
-    agreed = sparse.csr_array((count[same], (pair[same], a[same])), shape=(pairs, k))
+    agreed = np.bincount(pair[same] * k + a[same], count[same], minlength=pairs * k).reshape(pairs, k)
     return occurs, agreed
 
 
-def _separation(features: Float, weight: Float, node_variance: Float, label: Int, k: int) -> Float:
-    """Return ``(K, K)`` Ashman's D between classes, along the line that joins their means.
+def _separation(features: Float, weight: Float, node_variance: Float, label: Int, k: int) -> tuple[Float, Float]:
+    """Return twice ``(K, K)`` Ashman's D between classes, along the line that joins their means: plain, and certain.
 
-    Features are white: the spread inside a class is shrunk to 1, and what two means of few nodes differ by chance
-    is taken off, or single nodes would look far apart in many dimensions.
+    Features are white: the spread inside a class is shrunk to 1. Certain is what two means differ by beyond chance, or
+    single nodes would look far apart in many dimensions. Chance counts fivefold, because the metric is learnt from
+    neighbours, and a class wanders further from its mean than from one block to the next.
     """
     dims = features.shape[1]
     means = group_means(features, label, weight, k)
-    centred = (features - means[label]) / np.sqrt(node_variance)[:, None]
+    total = np.maximum(np.bincount(label, weight, minlength=k), 1e-12)
+    of_mean = np.bincount(label, weight**2 * node_variance, minlength=k) / total**2
+    # Of very many nodes every n-th tells the spread as well.
+    few = slice(None, None, 1 + len(label) // _SAMPLE)
+    features, label = features[few], label[few]
+    centred = (features - means[label]) / np.sqrt(node_variance[few])[:, None]
     size = np.einsum("nd,nd->n", centred, centred)
     # The worst tenth of nodes is not what a class looks like.
     inner = size <= np.quantile(size, 0.9)
@@ -187,12 +208,13 @@ def _separation(features: Float, weight: Float, node_variance: Float, label: Int
     squared = np.einsum("abd,abd->ab", gap, gap)
     unit = gap / np.sqrt(np.maximum(squared, 1e-12))[..., None]
     variance = np.einsum("abd,ade,abe->ab", unit, outer, unit)
-    total = np.maximum(np.bincount(label, weight, minlength=k), 1e-12)
-    of_mean = np.bincount(label, weight**2 * node_variance, minlength=k) / total**2
-    chance = 5 * dims * (of_mean[:, None] + of_mean[None])
-    result: Float = np.sqrt(2 * np.maximum(squared - chance, 0) / np.maximum(variance + variance.T, 1e-12))
-    np.fill_diagonal(result, np.inf)
-    return result
+    chance = _WANDER * dims * (of_mean[:, None] + of_mean[None])
+    spread = np.maximum(variance + variance.T, 1e-12)
+    distance: Float = np.sqrt(2 * squared / spread)
+    separation: Float = np.sqrt(2 * np.maximum(squared - chance, 0) / spread)
+    for each in (distance, separation):
+        np.fill_diagonal(each, np.inf)
+    return distance, separation
 
 
 def _next_step(seen: Evidence, limits: Limits) -> tuple[int, int, str] | None:
@@ -203,30 +225,28 @@ def _next_step(seen: Evidence, limits: Limits) -> tuple[int, int, str] | None:
     rarest = int(np.argmin(seen.share))
     if seen.share[rarest] < _MIN_SHARE:
         return _nearest(seen, rarest), rarest, "rare"
-    pair = np.unravel_index(np.argmin(seen.log_odds), (k, k))
+    confused = seen.log_odds < _MIN_LOG_ODDS
     worst = int(np.argmin(seen.replication))
-    if seen.log_odds[pair] >= _MIN_LOG_ODDS and seen.replication[worst] < _MIN_REPLICATION:
+    if not confused.any() and seen.replication[worst] < _MIN_REPLICATION:
         return _nearest(seen, worst), worst, "not reproduced"
-    return _next_merge(seen, limits, pair)
+    return _next_merge(seen, limits, confused)
 
 
-def _next_merge(seen: Evidence, limits: Limits, pair: tuple[np.intp, ...]) -> tuple[int, int, str] | None:
-    """Return the two classes to join, `pair` being those with the least odds."""
+def _next_merge(seen: Evidence, limits: Limits, confused: NDArray[np.bool_]) -> tuple[int, int, str] | None:
+    """Return the two classes to join: of the pairs that nothing tells apart, the nearest."""
     k = len(seen.names)
-    if seen.log_odds[pair] < _MIN_LOG_ODDS:
-        return (*_larger_first(seen, pair), "confused")
-    apart = np.where(np.isinf(seen.log_odds), seen.separation, np.inf)
-    near = np.unravel_index(np.argmin(apart), (k, k))
-    if apart[near] < _MIN_SEPARATION:
-        return (*_larger_first(seen, near), "alike")
+    joinable = confused | (np.isinf(seen.log_odds) & (seen.separation < _MIN_SEPARATION))
+    if joinable.any():
+        pair = np.unravel_index(np.argmin(np.where(joinable, seen.distance, np.inf)), (k, k))
+        return (*_larger_first(seen, pair), "confused" if confused[pair] else "alike")
     if k > (limits.fixed or limits.most):
-        least = np.where(np.isinf(seen.log_odds), seen.separation, seen.log_odds)
+        least = np.where(np.isinf(seen.log_odds), seen.distance, seen.log_odds)
         return (*_larger_first(seen, np.unravel_index(np.argmin(least), (k, k))), "number of classes")
     return None
 
 
 def _nearest(seen: Evidence, position: int) -> int:
-    return int(np.argmin(seen.separation[position]))
+    return int(np.argmin(seen.distance[position]))
 
 
 def _larger_first(seen: Evidence, pair: tuple[np.intp, ...]) -> tuple[int, int]:
@@ -241,7 +261,7 @@ def _record(seen: Evidence, kept: int, gone: int, reason: str) -> Merge:
         int(seen.names[gone]),
         reason,
         round(odds, 4) if np.isfinite(odds) else None,
-        round(float(seen.separation[kept, gone]), 4),
+        round(float(seen.distance[kept, gone]), 4),
         int(seen.contact[kept, gone]),
     )
 
@@ -260,16 +280,14 @@ def _seed(points: Float, weight: Float, count: int, rng: np.random.Generator) ->
 
 
 def _lloyd(points: Float, weight: Float, centres: Float) -> tuple[Float, float]:
-    label: NDArray[np.intp] | None = None
     cost = np.inf
     for _ in range(50):
         distance = squared_distances(points, centres)
         new = np.argmin(distance, axis=1)
-        cost = float(weight @ distance[np.arange(len(points)), new])
-        if label is not None and np.array_equal(new, label):
+        before, cost = cost, float(weight @ distance[np.arange(len(points)), new])
+        if cost > (1 - _SETTLED) * before:
             break
-        label = new
-        means = group_means(points, label, weight, len(centres))
-        filled = np.bincount(label, minlength=len(centres)) > 0
+        means = group_means(points, new, weight, len(centres))
+        filled = np.bincount(new, minlength=len(centres)) > 0
         centres = np.where(filled[:, None], means, centres)
     return centres, cost

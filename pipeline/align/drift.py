@@ -8,6 +8,7 @@ of its block, and neighbouring blocks differ little.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -15,6 +16,8 @@ from scipy import sparse
 from pipeline.align.graph import Float, Graph, Int
 
 _SMOOTHNESS = 0.003, 3.0
+_TOLERANCE = 1e-4
+_TINY = 1e-30
 _SAMPLING_PX = 16.0
 _BORDER_PX = 8.0
 
@@ -33,7 +36,14 @@ def block_offsets(graph: Graph) -> Float:
 
 
 def fixed_effects(
-    graph: Graph, features: Float, group: Int, weight: Float, smoothness: float, *, across_parts: bool = False
+    graph: Graph,
+    features: Float,
+    group: Int,
+    weight: Float,
+    smoothness: float,
+    *,
+    across_parts: bool = False,
+    start: Float | None = None,
 ) -> tuple[Float, Float]:
     """Split node features into a part of their group and a part of their block.
 
@@ -49,6 +59,8 @@ def fixed_effects(
         What the difference of neighbouring blocks weighs, as `estimate_smoothness` finds it.
     across_parts
         Groups, as classes do, occur in several connected parts of the graph and tie their offsets to each other.
+    start
+        ``(B, D)`` guess of the offsets, near which the solution is found sooner.
 
     Returns
     -------
@@ -62,17 +74,21 @@ def fixed_effects(
     lap = laplacian(graph.pair_i, graph.pair_j, np.ones(len(graph.pair_i)), n_blocks)
     scale = max(float(np.mean(of_group.sum(axis=0))), 1e-12)
     # A trace of plain ridge gives blocks that no track ties to any other an offset of 0, not of noise.
-    diagonal = of_group.sum(axis=0) + 1e-4 * scale
-    smooth = smoothness * scale * lap
-    transposed = of_group.T.tocsr()
+    diagonal = (of_group.sum(axis=0) + 1e-4 * scale).astype(np.float32)
+    # Single precision is far finer than what is solved for, and half as much to move.
+    smooth = (smoothness * scale * lap).astype(np.float32)
+    means_of = (sparse.diags_array(1 / total) @ of_group).astype(np.float32).tocsr()
+    transposed = of_group.T.astype(np.float32).tocsr()
 
     def apply(s: Float) -> Float:
-        result: Float = diagonal[:, None] * s - transposed @ ((of_group @ s) / total[:, None]) + smooth @ s
+        result: Float = diagonal[:, None] * s - transposed @ (means_of @ s) + smooth @ s
         return result
 
     means = group_means(features, group, weight, n_groups)
     right = sums(weight[:, None] * (features - means[group]), graph.node_block, n_blocks)
-    blocks = solve_cg(apply, right, diagonal + smooth.diagonal())
+    guess: Any = None if start is None else start.astype(np.float32)
+    solved = solve_cg(apply, right.astype(np.float32), diagonal + smooth.diagonal(), guess, _TOLERANCE)
+    blocks = solved.astype(np.float64)
     part = np.zeros(n_blocks, dtype=np.intp) if across_parts else graph.components()
     blocks -= group_means(blocks, part, np.ones(n_blocks), int(part.max()) + 1)[part]
     return blocks, group_means(features - blocks[graph.node_block], group, weight, n_groups)
@@ -160,26 +176,33 @@ def sums(values: Float, group: Int, n: int) -> Float:
     return result
 
 
-def solve_cg(apply: Callable[[Float], Float], right: Float, diagonal: Float, steps: int = 200) -> Float:
+def solve_cg(
+    apply: Callable[[Float], Float],
+    right: Float,
+    diagonal: Float,
+    start: Float | None = None,
+    tolerance: float = 1e-7,
+    steps: int = 200,
+) -> Float:
     """Solve a positive (semi)definite system for all right-hand sides ``(n, D)`` at once.
 
     SciPy's solver takes one at a time, which costs D times the passes over the graph.
     """
     scale = 1.0 / np.maximum(diagonal, 1e-12)[:, None]
-    x = np.zeros_like(right)
-    residual = right.copy()
+    goal = tolerance**2 * np.einsum("nd,nd->d", right, right * scale)
+    x = np.zeros_like(right) if start is None else start.copy()
+    residual = right.copy() if start is None else right - apply(x)
     z = residual * scale
     direction, rz = z.copy(), np.einsum("nd,nd->d", residual, z)
-    goal = 1e-12 * np.maximum(rz, 1e-300)
     for _ in range(steps):
+        if np.all(rz <= goal):
+            break
         moved = apply(direction)
         curve = np.einsum("nd,nd->d", direction, moved)
-        step = np.where(rz > goal, rz / np.maximum(curve, 1e-300), 0.0)
+        step = np.where(rz > goal, rz / np.maximum(curve, _TINY), 0.0)
         x += step * direction
         residual -= step * moved
         z = residual * scale
         rz, before = np.einsum("nd,nd->d", residual, z), rz
-        if np.all(rz <= goal):
-            break
-        direction = z + rz / np.maximum(before, 1e-300) * direction
+        direction = z + rz / np.maximum(before, _TINY) * direction
     return x

@@ -98,8 +98,8 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
     telling = (o for o in overlaps if o.table.sum() >= _MIN_SHARED_PX)
     ordered = sorted(telling, key=lambda o: sorted((position[o.a], position[o.b])))
     ends = np.array([sorted((position[o.a], position[o.b])) for o in ordered], dtype=np.intp).reshape(-1, 2)
-    cells = [_cells(o, int(ends[pair, 0]), position, start, pair) for pair, o in enumerate(ordered)]
-    raw = np.concatenate(cells, axis=1) if cells else np.zeros((4, 0))
+    swapped = np.array([position[o.a] for o in ordered], dtype=np.intp) != ends[:, 0]
+    raw = _cells(ordered, start[ends], swapped)
     features = np.concatenate([s.features for s in order]).astype(np.float64)
     node_block = np.repeat(np.arange(len(order)), np.diff(start))
     pixels = np.concatenate([s.pixels for s in order]).astype(np.float64)
@@ -112,7 +112,7 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
     cell_order = np.lexsort((b, a, pair))
     spread = np.concatenate([s.spread for s in order])[known]
     dims = features.shape[1]
-    sign = np.array([1.0 if position[o.a] == i else -1.0 for o, i in zip(ordered, ends[:, 0], strict=True)])
+    sign = np.where(swapped, -1.0, 1.0)
     return Graph(
         blocks=blocks,
         node_block=node_block[by_content],
@@ -132,14 +132,23 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
     )
 
 
-def _cells(o: Overlap, first: int, position: dict[Index, int], start: Int, pair: int) -> Float:
-    """Return ``(4, cells)``: node of the first block, node of the second, count, pair."""
-    flip = position[o.a] != first
-    table, a, b = (o.table.T, o.b, o.a) if flip else (o.table, o.a, o.b)
-    rows, cols = np.nonzero(table)
-    return np.stack(
-        [rows + start[position[a]], cols + start[position[b]], table[rows, cols], np.full(len(rows), pair)]
-    ).astype(np.float64)
+def _cells(overlaps: Sequence[Overlap], first: Int, swapped: NDArray[np.bool_]) -> Float:
+    """Return ``(4, cells)``: node of the first block, node of the second, count, pair.
+
+    `first` ``(P, 2)`` are the first nodes of both blocks; where `swapped`, tables have the second block as rows.
+    """
+    if not overlaps:
+        return np.zeros((4, 0))
+    counts = np.concatenate([o.table.ravel() for o in overlaps]).astype(np.float64)
+    sizes, widths = (
+        np.array(column) for column in zip(*((o.table.size, o.table.shape[1]) for o in overlaps), strict=True)
+    )
+    there = np.flatnonzero(counts)
+    pair = np.repeat(np.arange(len(overlaps)), sizes)[there]
+    rows, columns = np.divmod(there - (np.cumsum(sizes) - sizes)[pair], widths[pair])
+    turn = swapped[pair]
+    one, two = np.where(turn, columns, rows), np.where(turn, rows, columns)
+    return np.stack([one + first[pair, 0], two + first[pair, 1], counts[there], pair]).astype(np.float64)
 
 
 def _content_order(node_block: Int, pixels: Float, features: Float, cells: Float) -> Int:

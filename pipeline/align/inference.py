@@ -51,13 +51,15 @@ def infer(
     places = _places(graph)
     offsets = shift
     probability = np.eye(k)[label]
+    planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
     for step in range(_ROUNDS):
         temperature = 4.0 ** (1 - min(1.0, step / (_ROUNDS - 2)))
-        planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
         if step >= 1:
             hard = probability.argmax(axis=1)
             detail = _evaluate(planes, places, hard) - planes[hard, 0]
-            offsets, _ = fixed_effects(graph, features - detail, hard, weight, smoothness, across_parts=True)
+            offsets, _ = fixed_effects(
+                graph, features - detail, hard, weight, smoothness, across_parts=True, start=offsets
+            )
             planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
         cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
         for _ in range(_SWEEPS):

@@ -109,9 +109,6 @@ def _prepare(graph: Graph) -> _Prepared:
         change = whitening(residual, np.where(matched, weight, 0.0), freedom, prior)
         features = np.where(graph.known[:, None], features @ change, 0.0)
         offsets = offsets @ change
-    track = find_tracks(graph, features)
-    smoothness = estimate_smoothness(graph, features, track)
-    offsets, _ = fixed_effects(graph, features, track, weight, smoothness)
     return _Prepared(features, node_variance(graph, features, weight), offsets, track, weight, quality, smoothness)
 
 
@@ -177,7 +174,9 @@ def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:
 def _tie(graph: Graph, ready: _Prepared, found: Clusters) -> _Prepared:
     """Fit the block offsets again, on classes, which reach further than tracks and tie parts that are apart."""
     label = _label(graph, ready, found)
-    offsets, _ = fixed_effects(graph, ready.features, label, ready.weight, ready.smoothness, across_parts=True)
+    offsets, _ = fixed_effects(
+        graph, ready.features, label, ready.weight, ready.smoothness, across_parts=True, start=ready.offsets
+    )
     return replace(ready, offsets=offsets)
 
 
