@@ -179,7 +179,7 @@ def _by_pair(a: Int, b: Int, count: Float, pair: Int, pairs: int, k: int) -> tup
     occurs[pair, b] = 1
     same = a == b
     agreed = np.bincount(pair[same] * k + a[same], count[same], minlength=pairs * k).reshape(pairs, k)
-    return occurs, agreed
+    return occurs, agreed.astype(np.float64, copy=False)
 
 
 def _separation(features: Float, weight: Float, node_variance: Float, label: Int, k: int) -> tuple[Float, Float]:
