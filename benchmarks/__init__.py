@@ -5,5 +5,6 @@ BENCHMARKS = {
     "catalogue": "classes of later runs against those of a catalogue: errors, time, and ids over dates",
     "outputs": "what the outputs of a map cost: seconds, and memory as the map grows",
     "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
+    "train": "seconds of training and prediction, beside the published preset and the machine's own rates",
 }
 """Name and purpose of each benchmark; `benchmarks.NAME` is run as a module and takes the options of `report.parser`."""

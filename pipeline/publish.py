@@ -17,6 +17,7 @@ from pipeline.blocks import Block
 from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
 from pipeline.catalogue.store import read_catalogue
 from pipeline.cog import verify_cog, write_cog
+from pipeline.coherence import map_score
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
@@ -150,6 +151,7 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
         overlap_disagreement=None if found is None else found["overlap_disagreement"],
         alignment=describe_vocabulary(plan, alignment),
         areas_m2=measure_areas(store),
+        score=map_score(store.read, store.shape, nodata=store.nodata),
     )
 
 

@@ -172,6 +172,9 @@ class Metrics(_Part):
         Null where one model served all blocks and there was no catalogue to match.
     areas_m2
         Area of each class on the ground, by id; null where the scene has no CRS.
+    score
+        How much a class tells about those around it, in nats: ranks maps of one scene without a truth; null where only
+        one class is in use.
     truth
         Null where there is none.
     """
@@ -187,6 +190,7 @@ class Metrics(_Part):
     overlap_disagreement: Share | None
     alignment: AlignmentMetrics | None
     areas_m2: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    score: Annotated[float, Field(ge=0)] | None = None
     truth: Truth | None = None
 
 

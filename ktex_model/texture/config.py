@@ -52,7 +52,7 @@ class TextureConfig:
     smooth_px: float = 6.0
     coupling: float = 4.0
     fit_px: int = 1 << 20
-    steps: int = 160
+    steps: int = 180
     batch: int = 4
     crop_px: int = 192
     learning_rate: float = 3e-3

@@ -12,12 +12,12 @@ from ktex_model.model import NO_CLASS, History, Progress, Sample, Trained
 from ktex_model.texture.assignment import Assigned, Cells, Moments, alternate, assign, fit_moments, upsample
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
+from ktex_model.texture.distillation import fit_network
 from ktex_model.texture.exchange import exchange_classes
 from ktex_model.texture.features import Levels, decompose, describe, fit_rotation, local_statistics
 from ktex_model.texture.filters import Floats, pick, pool
 from ktex_model.texture.generators import fit_generators
 from ktex_model.texture.model import TextureModel
-from ktex_model.texture.network import fit_network
 from ktex_model.texture.starts import START_RUNS, Context, choose
 
 WINDOW_PX = 512

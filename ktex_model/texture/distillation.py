@@ -1,0 +1,151 @@
+"""Distillation: the mask network learns to give the classes that were assigned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.model import Sample
+from ktex_model.texture.config import CONTEXT_PX, TextureConfig
+from ktex_model.texture.features import Rotation
+from ktex_model.texture.filters import Floats
+from ktex_model.texture.network import Fitted, build, draw_weights, fold, has_gpu, inputs_of
+
+LABEL_SMOOTHING = 0.05
+
+
+class Student:
+    """A mask network with its compiled training step, which is made once and taught anew for each model.
+
+    Parameters
+    ----------
+    k, bands, crop_px
+        Numbers of classes and bands, and the side of a crop.
+    steps, learning_rate
+        Steps over which the learning rate falls to 0 along a cosine.
+    """
+
+    def __init__(self, k: int, bands: int, crop_px: int, steps: int, learning_rate: float) -> None:
+        import keras
+
+        precision = "mixed_bfloat16" if has_gpu() else "float32"
+        inputs, logits = build(k, bands, (crop_px, crop_px), normalised=True, precision=precision)
+        self.network = keras.Model(inputs, logits)
+        rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        self.network.compile(
+            optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
+        )
+        # Built outside the graph: variables that are made while it is traced cost a second trace.
+        self.network.optimizer.build(self.network.trainable_variables)
+        self._optimizer_start = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.network.optimizer.variables]
+
+    def forget(self, rng: np.random.Generator) -> None:
+        """Begin anew, with other weights."""
+        draw_weights(self.network, rng)
+        for variable, start in zip(self.network.optimizer.variables, self._optimizer_start, strict=True):
+            variable.assign(start)
+
+    def learn(self, inputs: Floats, shares: Floats, known: Floats) -> float:
+        """Take one step; returns its loss."""
+        self.network.reset_metrics()
+        return float(self.network.train_on_batch(inputs, shares, sample_weight=known))
+
+
+@lru_cache(maxsize=2)
+def get_student(k: int, bands: int, crop_px: int, steps: int, learning_rate: float) -> Student:
+    """Return the student of these settings, compiled once for each process."""
+    return Student(k, bands, crop_px, steps, learning_rate)
+
+
+def fit_network(
+    samples: Sequence[Sample],
+    targets: Sequence[NDArray[np.int64]],
+    rotation: Rotation,
+    config: TextureConfig,
+    seed: int,
+    progress: Callable[[int, float], None],
+) -> tuple[Fitted, list[float]]:
+    """Train the network to give the assigned classes.
+
+    Parameters
+    ----------
+    samples
+        Images and validity.
+    targets
+        ``(y / 2, x / 2)`` classes on every second pixel of each sample; negative where there is none.
+    rotation
+        Principal bands, in which the network is trained.
+    config, seed
+        Settings, and the seed of weights and crops.
+    progress
+        Called with (steps done, loss).
+
+    Returns
+    -------
+    The folded weights, and the loss of every step.
+    """
+    student = get_student(config.k, config.bands, config.crop_px, config.steps, config.learning_rate)
+    student.forget(np.random.default_rng((seed, 11)))
+    rng = np.random.default_rng((seed, 13))
+    gain = (rotation.basis / rotation.scale).astype(np.float32)
+    losses: list[float] = []
+    for step in range(config.steps):
+        x, y = _batch(samples, targets, rotation, config, rng)
+        x[..., :-1] = x[..., :-1] @ gain
+        known = (y >= 0).astype(np.float32)
+        one_hot = np.eye(config.k, dtype=np.float32)[np.maximum(y, 0)]
+        losses.append(student.learn(x, one_hot, known))
+        progress(step + 1, losses[-1])
+    return fold(student.network, gain), losses
+
+
+def _batch(
+    samples: Sequence[Sample],
+    targets: Sequence[NDArray[np.int64]],
+    rotation: Rotation,
+    config: TextureConfig,
+    rng: np.random.Generator,
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Draw crops around random assigned cells; beyond the sample there is fill, as there is in prediction."""
+    side = config.crop_px
+    x = np.zeros((config.batch, side, side, config.bands + 1), np.float32)
+    y = np.full((config.batch, side // 2, side // 2), -1, np.int64)
+    known = np.array([(target >= 0).sum() for target in targets], np.float64)
+    for i in range(config.batch):
+        which = int(rng.choice(len(samples), p=known / known.sum()))
+        at = int(rng.choice(np.flatnonzero(targets[which] >= 0)))
+        corner = [
+            _corner(2 * int(cell), size, side, rng)
+            for cell, size in zip(np.unravel_index(at, targets[which].shape), samples[which].valid.shape, strict=True)
+        ]
+        _paste(x[i], samples[which], corner, rotation.mean)
+        _paste_cells(y[i], targets[which], [c // 2 for c in corner])
+    return x, y
+
+
+def _corner(pixel: int, size: int, side: int, rng: np.random.Generator) -> int:
+    """Return an even corner of a crop that holds `pixel` and lies in the sample but for the context, if it can."""
+    low, high = pixel - side + 2, pixel
+    inside_low, inside_high = -CONTEXT_PX, size - side + CONTEXT_PX
+    if inside_low <= inside_high:
+        low, high = max(low, min(inside_low, high)), min(high, max(inside_high, low))
+    return int(rng.integers(low // 2, high // 2 + 1)) * 2
+
+
+def _overlap(corner: int, size: int, side: int) -> tuple[slice, slice]:
+    first, last = max(corner, 0), min(corner + side, size)
+    return slice(first, last), slice(first - corner, last - corner)
+
+
+def _paste(into: Floats, sample: Sample, corner: Sequence[int], mean: Floats) -> None:
+    (fy, ty), (fx, tx) = (_overlap(c, n, into.shape[0]) for c, n in zip(corner, sample.valid.shape, strict=True))
+    into[ty, tx] = inputs_of(sample.image[fy, fx], sample.valid[fy, fx], mean)
+
+
+def _paste_cells(into: NDArray[np.int64], target: NDArray[np.int64], corner: Sequence[int]) -> None:
+    (fy, ty), (fx, tx) = (_overlap(c, n, into.shape[0]) for c, n in zip(corner, target.shape, strict=True))
+    into[ty, tx] = target[fy, fx]
