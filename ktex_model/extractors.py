@@ -29,6 +29,9 @@ STRIDE_PX = 16
 IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{IMAGENET_FILE}"
 
+SHIPPED = "shipped"
+"""Instead of a directory: the extractor for R,G,B,N that comes with the package."""
+
 CROP_PX = 128
 BATCH = 8
 KL_WEIGHT = 1e-3
@@ -180,13 +183,15 @@ def save(extractor: Extractor, directory: str | os.PathLike[str]) -> str:
 
 
 def load(directory: str | os.PathLike[str], digest: str | None = None) -> Extractor:
-    """Read an extractor that `save` wrote.
+    """Read an extractor that `save` wrote, or the one of the package where `directory` is ``shipped``.
 
     Raises
     ------
     ValueError
         If the directory holds something else, or not what `digest` names.
     """
+    if directory == SHIPPED:
+        directory = os.path.join(os.path.dirname(__file__), "weights_rgbn")
     config, tensors = weights.read(directory, digest)
     if set(config) != {"extractor", "bands", "width"}:
         raise ValueError(f"{os.fspath(directory)} must hold an extractor; got a record with {sorted(config)}")

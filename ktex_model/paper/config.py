@@ -25,7 +25,8 @@ class PaperConfig:
         ``keras``: VGG-16 weights as Keras downloads and verifies them; ``none``: that part of the loss is off; else
         a directory that `ktex_model.extractors.save` wrote.
     autoencoder
-        Directory of a trained encoder for `bands` bands; None: one is trained on the samples themselves.
+        Directory of a trained encoder for `bands` bands, or ``shipped``: the one of the package, for R,G,B,N; None: one
+        is trained on the samples themselves.
     autoencoder_width, autoencoder_steps
         Size (1 = as many filters as VGG-16) and training steps of an encoder that is trained here. The size of the
         published one is not known; a quarter trains on a CPU.

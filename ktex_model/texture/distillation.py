@@ -41,7 +41,8 @@ class Student:
         )
         # Built outside the graph: variables that are made while it is traced cost a second trace.
         self.network.optimizer.build(self.network.trainable_variables)
-        self._optimizer_start = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.network.optimizer.variables]
+        # Called directly, because numpy passes `copy`, which variables of Keras 3.15 do not take.
+        self._optimizer_start = [np.array(each.__array__()) for each in self.network.optimizer.variables]
 
     def forget(self, rng: np.random.Generator) -> None:
         """Begin anew, with other weights."""

@@ -193,3 +193,13 @@ def test_the_record_of_an_extractor_is_json(tmp_path, random_extractor):
     extractors.save(random_extractor(4, 1 / 32), tmp_path / "e")
     record = json.loads((tmp_path / "e" / weights.RECORD).read_text())
     assert record["config"] == {"extractor": "planet", "bands": 4, "width": 1 / 32}
+
+
+def test_the_shipped_extractor_is_small_and_sees_four_bands():
+    held = extractors.load(extractors.SHIPPED)
+    assert (held.name, held.bands) == ("planet", 4)
+    assert sum(tensor.nbytes for tensor in held.tensors.values()) <= 8 * 2**20
+    image = np.random.default_rng(0).random((1, 64, 64, 4), dtype=np.float32)
+    features = np.asarray(held.build().predict_on_batch(image))
+    assert np.isfinite(features).all()
+    assert features.std() > 0
