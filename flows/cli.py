@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flows import advise_command, extractor_command, operations, series_commands
-from flows import operations, output_commands, series_commands
+from flows import advise_command, extractor_command, operations, output_commands, series_commands
 from flows.classes_command import classes
 from flows.report import report
 from flows.samples import samples
@@ -223,9 +222,8 @@ for _command in (operations.status, operations.health, operations.metrics, opera
 for _command in (series_commands.watch, series_commands.maintain, series_commands.refresh):
     ktex.add_command(_command)
 for _command in output_commands.COMMANDS:
-for _command in (advise_command.advise_k, extractor_command.extractor):
     ktex.add_command(_command)
-for _command in (series_commands.watch, series_commands.maintain):
+for _command in (advise_command.advise_k, extractor_command.extractor):
     ktex.add_command(_command)
 ktex.add_command(report)
 ktex.add_command(samples)
