@@ -107,6 +107,8 @@ def _metrics(metrics: Metrics) -> list[tuple[str, str]]:
         )
     if metrics.overlap_disagreement is not None:
         found.append(("overlap disagreement", f"{metrics.overlap_disagreement:.2%} before the cut"))
+    if metrics.alignment is not None and metrics.alignment.catalogue is not None:
+        found.append(("catalogue", _matching(metrics.alignment.catalogue, metrics.alignment.new_classes)))
     if metrics.truth is not None:
         truth = metrics.truth
         scores = (
@@ -114,6 +116,18 @@ def _metrics(metrics: Metrics) -> list[tuple[str, str]]:
         )
         found.append(("against the truth", scores))
     return found
+
+
+def _matching(catalogue: dict[str, Any], new: list[Any]) -> str:
+    """Say how the classes of a run were found in its catalogue."""
+    classes = catalogue["classes"]
+    told = [str(catalogue["how"])]
+    if matched := sorted({each["id"] for each in classes if each["state"] == "matched"}):
+        told.append(f"sure of {', '.join(str(i) for i in matched)}")
+    if doubtful := [each for each in classes if each["state"] == "ambiguous"]:
+        told.append("doubtful: " + ", ".join(f"{each['id']} (class {each['class']} of the run)" for each in doubtful))
+    told.append(f"new: {', '.join(str(i) for i in new) or 'none'}")
+    return "; ".join(told)
 
 
 def _heading(result: Result) -> str:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pipeline.align.classes import squared_distances
 from pipeline.catalogue.values import Float, Members
 
-QUANTILE = 0.99
+QUANTILE = 0.95
 """A class reaches as far as this share of its own members."""
 NEW_ABOVE = 0.5
-"""A class of which more than this share of pixels resembles no known class is new."""
+"""A class is new where more than this share of its pixels, and its mean, resemble no known class."""
 SURE_ABOVE = 2 / 3
 """A class of which more than this share of pixels resembles one known class is matched; what remains is ambiguous."""
 
@@ -182,7 +182,10 @@ def _decide(local: int, tally: Float, near: Float, known: Prototypes, new_above:
     votes = {int(ids[c]): round(float(tally[c]), 4) for c in np.argsort(-tally, kind="stable") if tally[c] > 0}
     distance = round(float(near.min()), 4)
     if 1 - tally.sum() > new_above:
-        return Match(local, "new", None, votes, distance)
+        # Members that scatter around a known class, as water does that was calm and is rough, are no new class.
+        if distance > 1:
+            return Match(local, "new", None, votes, distance)
+        return Match(local, "ambiguous", int(known.ids[near.argmin()]), votes, distance)
     best = int(np.argmax(tally))
     state: State = "matched" if tally[best] > SURE_ABOVE else "ambiguous"
     return Match(local, state, int(ids[best]), votes, distance)

@@ -35,7 +35,7 @@ class Members:
     features: Float
 
     def __post_init__(self) -> None:
-        if self.features.ndim != 2 or self.ids.shape != self.pixels.shape != self.features.shape[:1]:
+        if self.features.ndim != 2 or not self.ids.shape == self.pixels.shape == self.features.shape[:1]:
             raise ValueError(
                 f"members must have one id, number of pixels and row of features each; got {self.ids.shape}, "
                 f"{self.pixels.shape} and {self.features.shape}"
