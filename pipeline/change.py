@@ -52,7 +52,7 @@ def compare(before: Result, after: Result, out: str | Path, *, work_px: int = WO
     """Compare two maps, and write what was found to a new directory.
 
     ``change.tif`` (COG, uint16, ``from * 256 + to``, nodata 65535 where either map has none), ``change.qml``,
-    ``transitions.csv`` and ``change.json``.
+    ``transitions.csv`` and ``change.json``. Classes that were merged since are counted as what they are now.
 
     Raises
     ------
@@ -65,8 +65,9 @@ def compare(before: Result, after: Result, out: str | Path, *, work_px: int = WO
         create_labels(folder / "change.zarr", one.geobox, chunk_px=one.chunk_px, dtype="uint16", attrs={})
         change = LabelStore.open(folder / "change.zarr", "r+")
         pixels, areas = np.zeros(CODES**2, np.int64), np.zeros(CODES**2)
+        follow = follow_merges(before.legend, after.legend)
         for block in BlockGrid(one.shape, one.chunk_px * max(1, work_px // one.chunk_px)):
-            codes = encode(one.read(block.core), other.read(block.core))
+            codes = encode(follow[one.read(block.core)], follow[other.read(block.core)])
             change.array()[block.core.slices] = codes
             found, weights = _count(codes, block.core, change)
             pixels, areas = pixels + found, areas + weights
@@ -78,6 +79,22 @@ def compare(before: Result, after: Result, out: str | Path, *, work_px: int = WO
         (folder / "change.qml").write_text(_style(legend, table), encoding="utf-8")
         _write_csv(folder / "transitions.csv", legend, table)
         write_json(folder / "change.json", describe(before, after, legend, table))
+    return table
+
+
+def follow_merges(*legends: Legend) -> NDArray[np.uint8]:
+    """Return ``(256,)``: the id that each id goes by after the merges that any of the maps knows of.
+
+    Examples
+    --------
+    >>> from pipeline.legend import LegendClass, LegendMerge
+    >>> newer = Legend((LegendClass(0),), merges=(LegendMerge(3, 0, "2021-01-01"),))
+    >>> follow_merges(Legend.from_counts({0: 1, 3: 1}), newer)[[0, 3, 255]].tolist()
+    [0, 0, 255]
+    """
+    table = np.arange(CODES, dtype=np.uint8)
+    for legend in legends:
+        table = np.array([*(legend.current(int(i)) for i in table[:-1]), table[-1]], np.uint8)
     return table
 
 
@@ -96,7 +113,8 @@ def encode(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.uint16]:
 
 def merge_legends(one: Legend, other: Legend) -> Legend:
     """Return the classes of both maps; names and colours are those of the second where both have a class."""
-    classes = {each.id: each for each in (*one.classes, *other.classes)}
+    follow = follow_merges(one, other)
+    classes = {each.id: each for each in (*one.classes, *other.classes) if follow[each.id] == each.id}
     return Legend.from_counts(
         dict.fromkeys(classes, 0),
         names={i: each.name for i, each in classes.items()},

@@ -17,6 +17,7 @@ from pipeline.change import compare
 from pipeline.cleanup import CleanUp
 from pipeline.derived import clean, mmu_of_area
 from pipeline.errors import InputError
+from pipeline.legend import Legend, LegendMerge
 from pipeline.results import open_result
 from tests.pipeline.published import UTM, publish
 from tests.pipeline.test_cleanup import slow_sieve, slow_smooth
@@ -97,6 +98,18 @@ def test_change_is_what_became_of_each_pixel(tmp_path: Path) -> None:
     assert 'value="1" ' in style
     assert 'label="forest to bare soil"' in style
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "change"]
+
+
+def test_a_merge_is_no_change(tmp_path: Path) -> None:
+    one = np.array([[0, 1, 2, 2]], np.uint8)
+    before = open_result(publish(tmp_path / "a", one))
+    publish(tmp_path / "b", np.array([[0, 1, 1, 0]], np.uint8))
+    path = tmp_path / "b" / "classes.json"
+    legend = Legend.from_json(path)
+    Legend(legend.classes, merges=(LegendMerge(2, 1, "2021-01-01"),)).to_json(path)
+    table = compare(before, open_result(tmp_path / "b"), tmp_path / "change")
+    assert table.classes == [0, 1]
+    assert table.pixels.tolist() == [[1, 0], [1, 2]]
 
 
 def test_maps_that_cannot_be_compared(tmp_path: Path) -> None:
