@@ -7,7 +7,8 @@ ids is a lookup applied on the way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.align import Alignment
 from pipeline.align.cut import compose, gather
 from pipeline.blocks import Block, BlockGrid, Index, Window
 from pipeline.costs import Costs
+from pipeline.errors import DamagedError
 from pipeline.plan import Plan
 from pipeline.stores import LabelStore, RawStore
 from pipeline.train import peak_rss_bytes
@@ -134,7 +136,7 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     """Write the labels and the confidence of one core, and mark it done."""
     block, grid, costs = task.block, plan.grid, Costs()
     plan.folders.marker(STAGE, task.name).unlink(missing_ok=True)
-    with costs.computing("cut"):
+    with costs.computing("cut"), _healing(plan):
         around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
         owners = compose(grid, block.index, around.labels)
         labels = gather(grid, block.index, owners, around.labels, NO_CLASS)
@@ -151,6 +153,27 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     }
     plan.folders.mark(STAGE, block.name, record)
     return record
+
+
+@contextmanager
+def _healing(plan: Plan) -> Iterator[None]:
+    """Have damaged raw labels made anew by the next try: without its marker a block counts as never labelled."""
+    try:
+        yield
+    except DamagedError as error:
+        plan.folders.marker("predict", error.block).unlink(missing_ok=True)
+        raise
+
+
+def forget_damaged(plan: Plan) -> list[str]:
+    """Have cores that cannot be read any more put together anew by the next try; returns their names."""
+    store, damaged = LabelStore.open(plan.folders.labels), []
+    for block in plan.grid:
+        marker = plan.folders.marker(STAGE, block.name)
+        if marker.exists() and not store.is_sound(block.core):
+            marker.unlink()
+            damaged.append(block.name)
+    return damaged
 
 
 def _sparse(counts: NDArray[np.intp]) -> dict[str, int]:

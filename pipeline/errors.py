@@ -16,3 +16,14 @@ class RunFailedError(RuntimeError):
     """A run stopped midway; what was done is kept, and the same command resumes it (exit code 1)."""
 
     exit_code = 1
+
+
+class DamagedError(RunFailedError):
+    """Work of a block that was done cannot be read any more; `block` is its name."""
+
+    def __init__(self, message: str, block: str = "") -> None:
+        super().__init__(message)
+        self.block = block
+
+    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, str]]:
+        return type(self), (str(self), self.block)

@@ -20,7 +20,7 @@ import xarray as xr
 
 from ktex_model.radiometry import Scaling
 from pipeline.align import Overlap, align
-from pipeline.assemble import assemble_block, erase_failed, is_assembled, read_alignment, task_of
+from pipeline.assemble import assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
 from pipeline.blocks import Block
 from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
 from pipeline.catalogue.store import CatalogueLock
@@ -429,7 +429,12 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
 
 
 def _write(run: Run, engine: Engine, report: Report) -> None:
-    write_outputs(run.plan, read_vocabulary(run.plan), run.alive(), report, engine)
+    try:
+        write_outputs(run.plan, read_vocabulary(run.plan), run.alive(), report, engine)
+    except RunFailedError:
+        if damaged := forget_damaged(run.plan):
+            logger.error("labels of blocks %s were damaged on disk; the same command makes them anew", damaged)
+        raise
 
 
 def _publish(run: Run, _: Engine, report: Report) -> None:

@@ -25,7 +25,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from pipeline.blocks import Block, BlockGrid, Window
-from pipeline.errors import InputError
+from pipeline.errors import DamagedError, InputError
 from pipeline.legend import Legend
 from pipeline.record import redact
 
@@ -157,7 +157,7 @@ def add_raster(
         chunks=tuple(min(chunk_px, size) if dim in {"y", "x"} else 1 for dim, size in sizes.items()),
         dtype=dtype,
         fill_value=NODATA[dtype],
-        compressors=ZstdCodec(level=3),
+        compressors=ZstdCodec(level=3, checksum=True),
         dimension_names=tuple(sizes),
         attributes={
             **attrs,
@@ -272,6 +272,15 @@ class LabelStore:
         count = len(list(self.group.require_group(LEVELS).group_keys()))
         return [_array(self.group, f"{LEVELS}/{level}/labels") for level in range(1, count + 1)]
 
+    def is_sound(self, window: Window) -> bool:
+        """Whether every chunk of a window can be read; chunks carry checksums."""
+        try:
+            self.read(window)
+            self.read_confidence(window)
+        except (OSError, RuntimeError, ValueError):
+            return False
+        return True
+
     def read(self, window: Window) -> Labels:
         """Return the labels of any window, ``(y, x)`` uint8 or uint16; nodata where nothing was written."""
         labels: Labels = np.asarray(self.array()[window.slices])
@@ -340,7 +349,7 @@ class RawStore:
         for name in ("labels", "margin"):
             group.create_array(
                 name, shape=(ny * height, nx * width), chunks=(height, width), dtype="uint8", fill_value=255,
-                compressors=ZstdCodec(level=1),
+                compressors=ZstdCodec(level=1, checksum=True),
             )  # fmt: skip
         group.create_array("written", shape=(ny, nx), chunks=(1, 1), dtype="uint8", fill_value=0, compressors=None)
         return cls(Path(path), grid, group)
@@ -381,7 +390,12 @@ class RawStore:
         if not np.asarray(_array(self.group, "written")[block.index]):
             return None
         place = self._place(block.wide.shape, block)
-        return np.asarray(_array(self.group, "labels")[place]), np.asarray(_array(self.group, "margin")[place])
+        try:
+            return np.asarray(_array(self.group, "labels")[place]), np.asarray(_array(self.group, "margin")[place])
+        except (OSError, RuntimeError, ValueError) as error:  # what decompression raises depends on the damage
+            raise DamagedError(
+                f"{self.path}: labels of block {block.name} are damaged ({error})", block.name
+            ) from error
 
     def forget(self, block: Block) -> None:
         """Count a block as never written."""

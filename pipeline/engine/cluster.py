@@ -6,6 +6,8 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -18,6 +20,9 @@ from pipeline.engine.submission import Ended, drive
 from pipeline.errors import RunFailedError
 
 logger = logging.getLogger(__name__)
+
+FETCHERS = 8
+"""Records that are fetched from workers at a time."""
 
 RECOUNT_S = 2.0
 """Workers are counted anew at most so often: they come and go."""
@@ -73,6 +78,10 @@ def _slots_of(worker: Mapping[str, Any], resources: Mapping[str, float]) -> int:
     return min([int(worker["nthreads"]), *room])
 
 
+class _SchedulerLostError(Exception):
+    """A task was cancelled, and not by us."""
+
+
 class DaskPool:
     """The workers of a Dask cluster, with the function that they work with."""
 
@@ -84,7 +93,8 @@ class DaskPool:
         self._name = f"ktex-{label}-{uuid.uuid4().hex[:12]}"
         self._label = label
         self._flying: dict[str, Future] = {}
-        self._ended: SimpleQueue[str] = SimpleQueue()
+        self._ended: SimpleQueue[Ended] = SimpleQueue()
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="ktex-fetch")
         self._slots, self._counted = 0, -RECOUNT_S
         client.register_plugin(Function(self._name, function))
 
@@ -109,39 +119,46 @@ class DaskPool:
         return key
 
     def _note(self, future: Future) -> None:
-        self._ended.put(future.key)
+        # Fetching may wait for a worker that has just died, and others have ended meanwhile: each in its own time.
+        with suppress(RuntimeError):  # closed meanwhile
+            self._fetchers.submit(self._fetch, future)
 
-    def wait(self, timeout_s: float) -> list[Ended]:
-        """Wait until a task ends; raises RunFailedError where the scheduler is lost."""
-        try:
-            keys = [self._ended.get(timeout=timeout_s)]
-        except Empty:
-            self._check_client()
-            return []
-        while not self._ended.empty():
-            keys.append(self._ended.get())
-        return [ended for key in keys if (ended := self._end(key)) is not None]
-
-    def _end(self, key: str) -> Ended | None:
-        future = self._flying.get(key)
-        if future is None:
-            return None
+    def _fetch(self, future: Future) -> None:
+        key = str(future.key)
         try:
             if future.status == "error":
                 ended = Ended(key, error=future.exception(timeout=self._limits.fetch_s))
             else:
                 ended = Ended(key, future.result(timeout=self._limits.fetch_s))
         except FutureCancelledError as lost:
-            raise RunFailedError(f"the Dask scheduler was lost ({lost}); the same command resumes") from lost
+            ended = Ended(key, error=_SchedulerLostError(str(lost)))
         except TimeoutError:
             logger.warning("the worker that had finished %s died with its record; it is worked on again", key)
             future.add_done_callback(self._note)
-            return None
+            return
         except Exception as error:  # the task's own, raised by `result` where the status changed in between
             ended = Ended(key, error=error)
-        del self._flying[key]
+        self._ended.put(ended)
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        """Wait until a task ends; raises RunFailedError where the scheduler is lost."""
+        try:
+            found = [self._ended.get(timeout=timeout_s)]
+        except Empty:
+            self._check_client()
+            return []
+        while not self._ended.empty():
+            found.append(self._ended.get())
+        return [ended for ended in found if self._is_ours(ended)]
+
+    def _is_ours(self, ended: Ended) -> bool:
+        future = self._flying.pop(str(ended.ticket), None)
+        if future is None:
+            return False  # given up meanwhile
+        if isinstance(ended.error, _SchedulerLostError):
+            raise RunFailedError(f"the Dask scheduler was lost ({ended.error}); the same command resumes")
         future.release()
-        return ended
+        return True
 
     def _check_client(self) -> None:
         if self._client.status not in {"running", "connecting"}:
@@ -158,6 +175,7 @@ class DaskPool:
 
     def close(self) -> None:
         """Cancel what still flies, and take the function from the workers."""
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
         if self._client.status != "running":
             return
         if self._flying:

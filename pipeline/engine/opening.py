@@ -131,7 +131,8 @@ def _dask_settings() -> dict[str, Any]:
     return {
         # Before the interpreter starts: later would be too late for the thread pools of numpy and TensorFlow.
         "distributed.nanny.pre-spawn-environ": _environment(),
-        "distributed.comm.timeouts.connect": "60s",
+        # A worker that has died refuses connections, and would be asked again for so long.
+        "distributed.comm.timeouts.connect": "10s",
         "distributed.worker.daemon": True,
         # Blocks leave nothing in a worker's memory that could be spilled: only the limit itself matters.
         "distributed.worker.memory.target": False,

@@ -1,0 +1,1 @@
+"""Time, memory and parity of applying a model to scenes of many sizes, and the books of very many blocks."""
