@@ -3,8 +3,10 @@
 BENCHMARKS = {
     "align": "ids of simulated blocks against their truth, our solver beside plain baselines",
     "catalogue": "classes of later runs against those of a catalogue: errors, time, and ids over dates",
+    "chaos": "workers killed at random, runs killed at each stage: the same bytes",
     "outputs": "what the outputs of a map cost: seconds, and memory as the map grows",
     "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
+    "scale": "time, memory, parity and books of applying a model to large scenes",
     "train": "seconds of training and prediction, beside the published preset and the machine's own rates",
 }
 """Name and purpose of each benchmark; `benchmarks.NAME` is run as a module and takes the options of `report.parser`."""

@@ -91,11 +91,10 @@ def make_plan(blocks: int, folder: Path) -> Plan:
     side = int(np.ceil(np.sqrt(blocks)))
     shape = -(-blocks // side) * BLOCK_PX, side * BLOCK_PX
     bands = parse_bands("R=1,G=2,B=3,N=4")
-    tiles = tuple(
-        Tile(ImageFile(Path(f"/quads/{y:06d}-{x:06d}.tif"), (QUAD_PX, QUAD_PX), bands), Placement(Window(y, x, y + QUAD_PX, x + QUAD_PX)))
-        for y in range(0, shape[0], QUAD_PX)
-        for x in range(0, shape[1], QUAD_PX)
-    )  # fmt: skip
+    corners = [(y, x) for y in range(0, shape[0], QUAD_PX) for x in range(0, shape[1], QUAD_PX)]
+    files = (ImageFile(Path(f"/quads/{y:06d}-{x:06d}.tif"), (QUAD_PX, QUAD_PX), bands) for y, x in corners)
+    places = (Placement(Window(y, x, y + QUAD_PX, x + QUAD_PX)) for y, x in corners)
+    tiles = tuple(Tile(file, place) for file, place in zip(files, places, strict=True))
     scene = MosaicScene(
         GeoBox(shape, Affine(5, 0, 0, 0, -5, 0), "EPSG:3857"), ("R", "G", "B", "N"), np.dtype("uint16"), tiles
     )
@@ -176,10 +175,9 @@ def keep_books_with_dask(blocks: int, workers: int) -> dict[str, float]:
             assert outcome.error is None, outcome.error
             now = time.perf_counter()
             longest, last, ended = max(longest, now - last), now, ended + 1
-        found = {
+        return {
             "blocks": float(ended), "workers": float(workers), "startup_s": startup,
             "ms_per_block": 1e3 * (time.perf_counter() - start) / ended,
             "cpu_ms_per_block": 1e3 * (time.process_time() - cpu) / ended,
             "memory_growth_bytes": float(rss_bytes() - before), "longest_stall_s": longest,
         }  # fmt: skip
-    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ def open_engine(settings: Settings, log: Path | None = None, capacity: Capacity 
     limits = Limits(item_s=settings.block_hours * 3600)
     if settings.scheduler is not None:
         with _connect(settings.scheduler) as client:
-            _prepare(client, None)
+            _prepare(client, None, ours=False)
             yield _engine(client, settings, limits)
     elif settings.engine == "serial":
         yield SerialEngine()
@@ -66,7 +65,7 @@ def open_engine(settings: Settings, log: Path | None = None, capacity: Capacity 
         capacity = capacity or Capacity(settings.workers or os.cpu_count() or 1)
         opened = _cuda_cluster(settings) if settings.engine == "cuda" else _local_cluster(capacity)
         with opened as client:
-            _prepare(client, log)
+            _prepare(client, log, ours=True)
             yield _engine(client, settings, limits)
 
 
@@ -96,10 +95,10 @@ def _engine(client: Client, settings: Settings, limits: Limits) -> Engine:
     return DaskEngine(client, resources=resources, limits=limits)
 
 
-def _prepare(client: Client, log: Path | None) -> None:
+def _prepare(client: Client, log: Path | None, *, ours: bool) -> None:
     from pipeline.engine.plugins import Prepared
 
-    client.register_plugin(Prepared(None if log is None else log.absolute()))
+    client.register_plugin(Prepared(None if log is None else log.absolute(), deaf=ours))
 
 
 @contextmanager
@@ -171,22 +170,15 @@ def _started(cluster_type: Any, options: dict[str, Any]) -> Iterator[Client]:
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_dask_settings()))
-        with _deaf_to_interrupts():
-            cluster = stack.enter_context(cluster_type(**options, **here))
-        yield stack.enter_context(Client(cluster, set_as_default=False))
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Start threads and processes that do not hear Ctrl-C: this process hears it, and ends them in order.
-
-    The mask is inherited by the threads that start workers, now and later, and by the workers themselves.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        cluster = stack.enter_context(cluster_type(**options, **here))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        try:
+            yield client
+        except BaseException:
+            # What ends in the middle of work has much to say about it; the error itself says what matters.
+            for name in ("distributed", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            raise
 
 
 def _import_cuda() -> Any:
