@@ -186,7 +186,10 @@ def straight_labels(plan: Plan, alignment: Alignment | None, window: Window) -> 
     store = RawStore.open(plan.folders.raw, plan.grid)
     for block in plan.grid.touching(window):
         nodes = task_of(plan, block, alignment).nodes
-        found = Neighbourhood(store, plan.grid, nodes).labels(block.index)
+        try:
+            found = Neighbourhood(store, plan.grid, nodes).labels(block.index)
+        except DamagedError:  # the block was left out for that already
+            found = None
         if found is not None:
             shared = block.core.intersect(window)
             labels[shared.relative_to(window).slices] = found[shared.relative_to(block.wide).slices]
