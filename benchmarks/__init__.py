@@ -5,6 +5,7 @@ BENCHMARKS = {
     "catalogue": "classes of later runs against those of a catalogue: errors, time, and ids over dates",
     "chaos": "workers killed at random, runs killed at each stage: the same bytes",
     "outputs": "what the outputs of a map cost: seconds, and memory as the map grows",
+    "page": "the report of published maps by their size: time, memory and size of the page",
     "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
     "scale": "time, memory, parity and books of applying a model to large scenes",
     "train": "seconds of training and prediction, beside the published preset and the machine's own rates",

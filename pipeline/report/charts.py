@@ -65,7 +65,7 @@ def _chart(title: str, note: str, models: Sequence[Sequence[Curve]], *, percent:
     last = max(2.0, *(line.steps[-1] for line in lines))
     top = nice_top(max(float(line.values.max()) for line in lines))
     shown = lines[:: -(-len(lines) // MAX_LINES)]
-    unit = " %" if percent else ""
+    unit = "%" if percent else ""
     middle = _middle(lines, last)
     if len(lines) > 1:
         lead = "One line" if len(shown) == len(lines) else f"{len(shown)} lines"

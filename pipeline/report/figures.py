@@ -20,6 +20,8 @@ from pipeline.settings import Settings
 
 MAX_ROWS = 40
 DOUBTFUL = 0.9
+ALWAYS = frozenset({"k", "preset", "mode", "scaling", "seed"})
+"""Settings that are shown whether they were chosen or not."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 NONE = "\N{EN DASH}"
 
@@ -86,7 +88,7 @@ def summarise(metrics: Metrics, areas: Mapping[int, float] | None, confidence: f
     found.append(Figure("Classes", str(metrics.classes), f"as varied as {metrics.classes_effective:.1f} of equal size"))
     if metrics.seam_excess is not None and metrics.seam_change_rate is not None:
         note = f"{metrics.seam_change_rate:.1%} of pixel pairs change class, {metrics.interior_change_rate:.1%} inside"
-        found.append(Figure("Excess at block borders", f"{100 * metrics.seam_excess:+.2f} %", note))
+        found.append(Figure("Excess at block borders", f"{metrics.seam_excess:+.2%}", note))
     if confidence is not None:
         found.append(Figure("Confidence", f"{confidence:.0%}", "median over the map"))
     if metrics.truth is not None:
@@ -168,7 +170,7 @@ def draw_certainty(nodes: Sequence[Node] | None) -> list[Bar]:
     total = sum(node.pixels for node in nodes or ())
     if nodes is None or not total:
         return []
-    ranges = ((0.99, 2, "over 99 %"), (0.9, 0.99, "90 to 99 %"), (0.5, 0.9, "50 to 90 %"), (-1, 0.5, "under 50 %"))
+    ranges = ((0.99, 2, "over 99%"), (0.9, 0.99, "90 to 99%"), (0.5, 0.9, "50 to 90%"), (-1, 0.5, "under 50%"))
     bars = []
     for low, high, name in ranges:
         share = sum(node.pixels for node in nodes if low <= node.posterior < high) / total
@@ -201,9 +203,9 @@ def format_seconds(seconds: float) -> str:
 
 
 def list_settings(settings: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Return name, value and whether it was chosen, those that differ from the defaults first."""
+    """Return name, value and whether it is to be seen at once: what was chosen, and what every map depends on."""
     defaults = Settings.model_validate({}).model_dump(mode="json")
-    rows = [(name, _plain(value), value != defaults.get(name)) for name, value in settings.items()]
+    rows = [(name, _plain(value), name in ALWAYS or value != defaults.get(name)) for name, value in settings.items()]
     return sorted(rows, key=lambda row: not row[2])
 
 

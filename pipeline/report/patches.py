@@ -76,7 +76,7 @@ def _spread_out(score: NDArray[np.float32], count: int, apart: float) -> list[tu
         best = int(left.argmax())
         if len(chosen) == count or (left.flat[best] <= 0 and apart <= 2):
             return chosen
-        if left.flat[best] <= 0.5 * (score.max() if chosen else 0) and apart > 2:
+        if left.flat[best] <= 0.85 * (score.max() if chosen else 0) and apart > 2:
             apart /= 2
         else:
             chosen.append((best // score.shape[1], best % score.shape[1]))

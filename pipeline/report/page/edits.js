@@ -1,6 +1,6 @@
 // Naming, colouring and merging: fields that change classes, and all places that show them.
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 function areaText({ km2, pixels }) {
   if (km2 === null) return `${pixels.toLocaleString("en")} px`;

@@ -185,7 +185,7 @@ function tell(found) {
   const digits = data.degrees ? 5 : 0;
   const name = Object.assign(document.createElement("b"), { textContent: nameOf(found.id) });
   const rest = Object.assign(document.createElement("span"), {
-    textContent: `  ${Math.round(found.sure * 100)} % sure · ${found.east.toFixed(digits)}, ${found.north.toFixed(digits)}`,
+    textContent: `  ${Math.round(found.sure * 100)}% sure · ${found.east.toFixed(digits)}, ${found.north.toFixed(digits)}`,
   });
   readout.replaceChildren(name, rest);
 }
@@ -251,7 +251,7 @@ function followKeys(pick, announce) {
     if (event.key === "Enter") {
       const found = middle();
       pick(found?.id ?? null);
-      announce(found ? `${nameOf(found.id)}, ${Math.round(found.sure * 100)} % sure` : "No class here");
+      announce(found ? `${nameOf(found.id)}, ${Math.round(found.sure * 100)}% sure` : "No class here");
     } else if (keys[event.key]) keys[event.key]();
     else return;
     event.preventDefault();

@@ -130,7 +130,7 @@ def test_classes_are_named_recoloured_and_merged_by_clicking_and_exported(
     y, x = (int(values[len(values) // 2]) for values in np.nonzero(labels == 3))
     assert colour_at(page, (x + 0.5) / 340, (y + 0.5) / 300) == rgb("#1B7837"), "what is merged has the other's colour"
     shares = {each.id: each.share for each in made.legend.classes}
-    assert page.inner_text(".legend [data-share='1']") == f"{100 * (shares[1] + shares[3]):.1f} %"
+    assert page.inner_text(".legend [data-share='1']") == f"{100 * (shares[1] + shares[3]):.1f}%"
     assert page.inner_text("#edit-count") == "3 changes."
     with page.expect_download() as download:
         page.click("#save")
