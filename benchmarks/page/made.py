@@ -37,7 +37,8 @@ def make_published(folder: Path, side: int, classes: int, seed: int) -> None:
     store = LabelStore.open(run / "labels.zarr", "r+")
     counts = np.zeros(256, np.int64)
     profile = {"driver": "GTiff", "height": side, "width": side, "count": 4, "dtype": "uint8", "crs": CRS,
-               "transform": TRANSFORM, "tiled": True, "blockxsize": 512, "blockysize": 512, "nodata": 0}  # fmt: skip
+               "transform": TRANSFORM, "tiled": True, "blockxsize": 512, "blockysize": 512, "nodata": 0,
+               "photometric": "MINISBLACK"}  # fmt: skip
     with rasterio.open(source, "w", **profile) as file:
         for block in grid:
             window = block.core

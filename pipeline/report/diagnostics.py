@@ -81,7 +81,7 @@ class Diagnostics:
     trainings
         One for each model that this run trained; none where a model was given.
     nodes
-        None where one model served all blocks.
+        None where one model served all blocks, and no catalogue gave its classes other ids.
     """
 
     __pydantic_config__ = _STRICT

@@ -30,7 +30,8 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     diagnostics.write(outputs)
     legend = Legend.from_json(outputs / "classes.json")
     stretch = Stretch.fit(plan.scene.overview(OVERVIEW_PX), plan.scene.bands)
-    for outcome in engine.map(partial(write_textures, plan, stretch), choose_exemplars(diagnostics, legend.ids)):
+    exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model)
+    for outcome in engine.map(partial(write_textures, plan, stretch), exemplars):
         if outcome.error is not None:
             raise RunFailedError(f"textures could not be generated: {outcome.error}") from outcome.error
     report(1, 3)

@@ -27,17 +27,17 @@ class Exemplars:
     local_ids: Mapping[int, int]
 
 
-def choose_exemplars(diagnostics: Diagnostics, ids: list[int]) -> list[Exemplars]:
+def choose_exemplars(diagnostics: Diagnostics, ids: list[int], *, one_model: bool) -> list[Exemplars]:
     """Choose the model whose texture is shown for each class: that of the block with most of its pixels.
 
-    Of one model for all blocks, the classes are its own. Classes for which no block speaks are left out.
+    Where one model served all blocks it is shown for all. Classes for which no block speaks are left out.
     """
     if diagnostics.nodes is None:
         return [Exemplars("global", {i: i for i in ids})]
     best: dict[int, tuple[int, str, int]] = {}
     for node in diagnostics.nodes:
         if node.id in ids and node.pixels > best.get(node.id, (0, "", 0))[0]:
-            best[node.id] = node.pixels, node.block, node.local_id
+            best[node.id] = node.pixels, "global" if one_model else node.block, node.local_id
     models: dict[str, dict[int, int]] = {}
     for class_id, (_, block, local_id) in sorted(best.items()):
         models.setdefault(block, {})[class_id] = local_id
