@@ -20,10 +20,23 @@ from prefect.states import Completed, Failed  # noqa: E402
 from flows.segment_mosaic import segment_mosaic  # noqa: E402
 from pipeline.watch import Outcome, Pass, WatchConfig, watch  # noqa: E402
 
+MAX_LISTED = 100
+"""So many files are named in the parameters of a flow."""
+
 
 def segment_as_flow(source: list[str], out: str, settings: dict[str, Any]) -> object:
-    """Segment files into a run directory by the flow `segment-mosaic`, as a part of the flow that calls."""
-    return segment_mosaic(source, out, settings)
+    """Segment files into a run directory by the flow `segment-mosaic`, as a part of the flow that calls.
+
+    Many files are given as a list beside the directory: a server refuses parameters of more than 512 KiB.
+    """
+    if len(source) <= MAX_LISTED:
+        return segment_mosaic(source, out, settings)
+    listing = Path(f"{out}.txt")
+    listing.write_text("\n".join(source) + "\n", encoding="utf-8")
+    try:
+        return segment_mosaic(str(listing), out, settings)
+    finally:
+        listing.unlink()
 
 
 @flow(name="watch-acquisitions", flow_run_name="watch {config}", persist_result=False)

@@ -99,6 +99,23 @@ def test_a_wrong_configuration_is_told_before_anything_is_written(
     assert not (config.parent / "maps").exists()
 
 
+def test_many_files_are_given_to_the_flow_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import watch_acquisitions as module
+
+    given: list[Any] = []
+
+    def note(source: Any, out: str, settings: dict[str, Any]) -> None:
+        given.append(source if isinstance(source, list) else Path(source).read_text().splitlines())
+        assert len(str(source)) < 10_000
+
+    monkeypatch.setattr(module, "segment_mosaic", note)
+    for count in (2, 5000):
+        files = [f"/in/q{index}.tif" for index in range(count)]
+        module.segment_as_flow(files, str(tmp_path / "out"), {})
+        assert given[-1] == files
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_flow_ends_in_a_state_that_says_what_came_of_the_pass() -> None:
     from flows.watch_acquisitions import outcome_table, state_of
 

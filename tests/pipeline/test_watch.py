@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -298,6 +299,33 @@ def test_of_two_passes_at_once_one_gets_each_acquisition(config: WatchConfig, dr
 
     assert kinds(do_pass(config, segment=look_meanwhile)) == {"drop 2010-06-29": "published"}
     assert [kinds(each) for each in inner] == [{}]
+
+
+def test_a_work_folder_that_another_process_holds_is_left_alone(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    scene(drop / "a_20100629.tif")
+    clock = [time.time()]
+
+    def find_it_busy(source: list[str], out: str, settings: dict[str, Any]) -> object:
+        lock = Path(out, ".ktex", "lock")
+        lock.parent.mkdir(parents=True)
+        with lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            return run_here(source, out, settings)
+
+    with Ledger(config.ledger_address, "nd", lambda: clock[0]) as ledger:
+        assert kinds(do_pass(config, segment=find_it_busy, ledger=ledger)) == {"drop 2010-06-29": "busy"}
+        (row,) = ledger.rows()
+        assert (row.state, row.attempts) == ("due", 0), "that is no try"
+
+
+def test_what_is_older_than_the_look_back_is_left_alone(tmp_path: Path, drop: Path) -> None:
+    config = make_config(tmp_path, look_back_days=30)
+    scene(drop / "a_20100629.tif")
+    assert do_pass(config).seen == 0
+    july = datetime(2010, 7, 10, tzinfo=UTC)
+    assert "it is taken after" in do_pass(config, now=lambda: july).waiting["drop 2010-06-29"]
 
 
 def test_a_run_believed_dead_publishes_nothing(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
