@@ -66,11 +66,11 @@ class Stack:
         answer.raise_for_status()
         return answer.json()
 
-    def flow_runs(self, deployment: str) -> list[dict[str, Any]]:
-        found = self.post(
-            "flow_runs/filter", {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}
-        )
-        return [each for each in found if each["start_time"]]
+    def firings(self) -> list[dict[str, Any]]:
+        """Runs of the watch that have ended and were not skipped, in the order in which they began."""
+        asked = {"flows": {"name": {"any_": ["watch-acquisitions"]}}, "sort": "START_TIME_ASC"}
+        ended = ("COMPLETED", "FAILED", "CRASHED")
+        return [each for each in self.post("flow_runs/filter", asked) if each["state_type"] in ended]
 
     def wait(self, what: str, condition: Callable[[], Any], timeout_s: float = 600, every_s: float = 0.5) -> Any:
         until = time.monotonic() + timeout_s
