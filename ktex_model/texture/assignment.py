@@ -190,21 +190,38 @@ class Assigned:
 Assign = Callable[[Moments], Ints]
 
 
-def assign(cells: Cells, moments: Moments, smooth_px: float, coupling: float) -> Ints:
+@dataclass(frozen=True)
+class Sight:
+    """How a cell's class is decided.
+
+    Attributes
+    ----------
+    smooth_px
+        Std in pixels of the neighbourhood that takes part.
+    coupling
+        Weight of the neighbourhood against the cell's own features.
+    sharpness
+        Weight of all features together, in units of one feature: neighbouring cells see nearly the same, so that
+        their likelihoods must not count as if each were news.
+    """
+
+    smooth_px: float
+    coupling: float
+    sharpness: float
+
+
+def assign(cells: Cells, moments: Moments, sight: Sight) -> Ints:
     """Assign every cell to a class, given the classes' moments."""
-    temper = 0.1 * 16 / cells.features.shape[1]
-    unary = log_likelihood(cells.features, moments) * np.float32(temper)
-    return settle_neighbours(unary, cells, smooth_px, coupling)
+    temper = np.float32(sight.sharpness / cells.features.shape[1])
+    return settle_neighbours(log_likelihood(cells.features, moments) * temper, cells, sight.smooth_px, sight.coupling)
 
 
-def alternate(
-    cells: Cells, labels: Ints, k: int, *, rounds: int, settle: float, smooth_px: float, coupling: float
-) -> Assigned:
+def alternate(cells: Cells, labels: Ints, k: int, *, rounds: int, settle: float, sight: Sight) -> Assigned:
     """Refit trends and classes and assign cells in turn, until under a share `settle` of the cells changes."""
     state = Assigned(labels)
     for _ in range(rounds):
         flat = remove_trend(cells, state.labels, k)
-        new = assign(flat, fit_moments(flat.features, state.labels, k), smooth_px, coupling)
+        new = assign(flat, fit_moments(flat.features, state.labels, k), sight)
         changed = float((new != state.labels).mean())
         state = replace(state, labels=new, changes=(*state.changes, changed))
         if changed < settle:

@@ -24,10 +24,12 @@ class TextureConfig:
         Share of cells that may still change when the assignment counts as settled.
     refine_rounds
         Rounds at half the stride after the best start was chosen.
-    smooth_px
-        Std in pixels of the neighbourhood that a cell's class is decided with.
+    smooth_px, refine_smooth_px
+        Std in pixels of the neighbourhood that a cell's class is decided with, while classes are found and after.
     coupling
         Weight of the neighbourhood against the cell's own features.
+    sharpness, refine_sharpness
+        Weight of the cell's features, in units of one feature, while classes are found and after.
     fit_px
         Most pixels that are learnt from; of larger samples windows of 512 px are drawn.
     steps
@@ -46,11 +48,14 @@ class TextureConfig:
 
     k: int
     bands: int
-    rounds: int = 10
+    rounds: int = 15
     settle: float = 0.003
-    refine_rounds: int = 3
-    smooth_px: float = 6.0
+    refine_rounds: int = 5
+    smooth_px: float = 5.0
+    refine_smooth_px: float = 4.0
     coupling: float = 4.0
+    sharpness: float = 2.3
+    refine_sharpness: float = 3.8
     fit_px: int = 1 << 20
     steps: int = 180
     batch: int = 4
@@ -73,10 +78,9 @@ class TextureConfig:
         for name in ("refine_rounds", "texture_rounds", "coupling", "settle"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not (self.smooth_px > 0 and self.learning_rate > 0):
-            raise ValueError(
-                f"smooth_px and learning_rate must be positive; got {self.smooth_px} and {self.learning_rate}"
-            )
+        for name in ("smooth_px", "refine_smooth_px", "sharpness", "refine_sharpness", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         if self.crop_px < 32 or self.crop_px % 4:
             raise ValueError(f"crop_px must be a multiple of 4, at least 32; got {self.crop_px}")
 

@@ -1,4 +1,4 @@
-"""What a pixel is described by: principal bands, band-pass energies and gradients."""
+"""What a pixel is described by: principal bands, and the amplitudes of waves of several lengths and directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import Sample
-from ktex_model.texture.filters import Floats, Mask, blur, pool
+from ktex_model.texture.filters import Floats, Mask, blur, even_size
 
 SCALES_PX = (0.7, 1.4, 2.8)
 """Stds of the Gaussians between which the band-pass levels lie."""
@@ -76,49 +76,70 @@ def decompose(principal: Floats, valid: Mask) -> Levels:
     return Levels((held, *blur(held, valid, SCALES_PX)), valid)
 
 
-def gradient(values: Floats, axis: int) -> Floats:
-    """Return central differences per pixel of ``(y, x, channel)``; one-sided at the border."""
-    if values.shape[axis] < 2:
-        return np.zeros_like(values)
-    return np.asarray(np.gradient(values, axis=axis), np.float32)
+WAVELENGTHS_PX = (3.0, 6.0, 12.0)
+"""Of the waves whose amplitudes are features."""
+
+DIRECTIONS = 4
+"""In which waves of the first principal band are told apart."""
+
+_OCTAVES, _TURN = 0.5, 0.3 * np.pi
+"""Stds of a filter: of the logarithm to base 2 of its frequency, and of its direction."""
+
+_MARGIN_PX = 32
+_FILL_PX = 8.0
 
 
 def describe(levels: Levels) -> Floats:
-    """Return the features ``(y, x, feature)`` of each pixel, before any pooling.
+    """Return the features ``(y, x, feature)`` of each pixel: what it is, and how strongly its surroundings wave.
 
-    All principal bands; square roots of the band-pass levels of the first two; square roots of the gradients of the
-    first at each scale. The root makes energies bell-shaped, so that means and covariances describe them.
+    All principal bands; square roots of the amplitudes of waves, of the first band in each direction, of the second in
+    all directions at once. The amplitude is that of a complex filter, so that it does not swing with the wave itself;
+    the root makes it bell-shaped, so that means and covariances describe it.
     """
-    energies = [np.sqrt(np.abs(level[..., :2])) for level in levels.details]
-    slopes = [
-        np.sqrt(np.abs(scale * gradient(smooth[..., :1], axis)))
-        for scale, smooth in zip(SCALES_PX, levels.smooth[1:], strict=True)
-        for axis in (0, 1)
-    ]
-    return np.concatenate([levels.smooth[0], *energies, *slopes], -1, dtype=np.float32)
+    principal = levels.smooth[0]
+    filled = fill(principal[..., :2], levels.valid)
+    waves = amplitudes(filled[..., 0], DIRECTIONS)
+    if filled.shape[-1] > 1:
+        waves = np.concatenate([waves, amplitudes(filled[..., 1], 1)], -1)
+    return np.concatenate([principal, np.sqrt(waves)], -1, dtype=np.float32)
 
 
-def local_statistics(levels: Levels, stride: int) -> tuple[Floats, Floats, Mask]:
-    """Return mean colours and log energies of cells, from which starts are clustered.
+def fill(values: Floats, valid: Mask) -> Floats:
+    """Replace what is not valid in ``(y, x, channel)`` by what lies around it: an edge of nothing is no texture."""
+    if valid.all():
+        return values
+    return np.where(valid[..., None], values, blur(values, valid, [_FILL_PX])[0])
 
-    Returns
-    -------
-    colour
-        ``(y, x, principal)`` means of cells, smoothed by 4 px.
-    energy
-        ``(y, x, response)`` half the log of the mean squares of band-pass levels and oriented slopes, smoothed by 6 px.
-    valid
-        ``(y, x)`` cells that hold a valid pixel.
+
+def amplitudes(band: Floats, directions: int) -> Floats:
+    """Return the amplitudes ``(y, x, filter)`` of the waves in ``(y, x)``, by wavelength, then direction.
+
+    Filters are Gaussian in the logarithm of the frequency and in the direction, and keep one half of the spectrum:
+    their response is complex, and its modulus is the amplitude of the waves that they pass. With one direction they
+    are rings, and the modulus is that of the real response and of its two Riesz parts.
     """
-    middle = levels.smooth[2][..., :2]
-    down, right = gradient(middle, 0), gradient(middle, 1)
-    diagonal = np.float32(np.sqrt(0.5))
-    oriented = [down, right, diagonal * (down + right), diagonal * (down - right)]
-    squares = np.concatenate([*levels.details, *oriented], -1, dtype=np.float32) ** 2
-    colour, valid = pool(levels.smooth[0], levels.valid, stride)
-    power, _ = pool(squares, levels.valid, stride)
-    (colour,), (power,) = blur(colour, valid, [4 / stride]), blur(power, valid, [6 / stride])
-    return colour, np.float32(0.5) * np.log(power + np.float32(1e-6)), valid
+    padded = np.pad(band, _MARGIN_PX, mode="symmetric")
+    shape = tuple(even_size(size) for size in padded.shape)
+    spectrum = np.fft.fft2(padded.astype(np.float32), shape)
+    fy, fx = (np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None])
+    radius, angle = np.hypot(fy, fx), np.arctan2(fy, fx)
+    inner = slice(_MARGIN_PX, _MARGIN_PX + band.shape[0]), slice(_MARGIN_PX, _MARGIN_PX + band.shape[1])
+    out = []
+    for wavelength in WAVELENGTHS_PX:
+        ring = np.exp(-0.5 * (np.log2(np.maximum(radius, 1e-9) * wavelength) / _OCTAVES) ** 2)
+        if directions == 1:
+            parts = [np.fft.ifft2(spectrum * (ring * gain).astype(np.complex64))[inner] for gain in _riesz(angle)]
+            out.append(np.sqrt(np.square(parts[0].real) + np.square(parts[1].real) + np.square(parts[2].real)))
+            continue
+        for turn in np.arange(directions) * np.pi / directions:
+            off = np.angle(np.exp(1j * (angle - turn)))
+            gain = (ring * np.exp(-0.5 * (off / _TURN) ** 2)).astype(np.float32)
+            out.append(np.abs(np.fft.ifft2(spectrum * gain)[inner]))
+    return np.stack(out, -1).astype(np.float32)
+
+
+def _riesz(angle: NDArray[np.float64]) -> tuple[NDArray[np.complex128], ...]:
+    return np.ones_like(angle, np.complex128), -1j * np.cos(angle), -1j * np.sin(angle)
 
 
 def standardise(values: NDArray[np.floating]) -> Floats:

@@ -102,3 +102,16 @@ def pick(values: NDArray[_Scalar], stride: int) -> NDArray[_Scalar]:
     )
     picked: NDArray[_Scalar] = values[rows[:, None], columns[None, :]]
     return picked
+
+
+def even_size(size: int) -> int:
+    """Return the least size that is even and a product of small primes, where the transform is quick."""
+    best = size + size % 2
+    while True:
+        rest = best
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return best
+        best += 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.features import SCALES_PX, Levels, decompose
-from ktex_model.texture.filters import Floats, Mask
+from ktex_model.texture.filters import Floats, Mask, even_size
 
 PROBABILITIES = np.concatenate([[0.001, 0.005, 0.01, 0.025], np.linspace(0.05, 0.95, 19), [0.975, 0.99, 0.995, 0.999]])
 """Where the marginals are held."""
@@ -73,25 +73,12 @@ def _inner(field: NDArray[_Scalar], margin: int) -> NDArray[_Scalar]:
 def colour_noise(noise: Floats, kernel: Floats) -> Floats:
     """Convolve ``(y, x, in)`` noise with ``(out, in, 2 r + 1, 2 r + 1)``; returns the part that has seen it all."""
     side = kernel.shape[-1]
-    shape = tuple(_even_size(size) for size in noise.shape[:2])
+    shape = tuple(even_size(size) for size in noise.shape[:2])
     waves = np.fft.rfft2(noise, shape, axes=(0, 1))
     gains = np.fft.rfft2(kernel, shape, axes=(2, 3))
     mixed = np.einsum("oiyx,yxi->yxo", gains, waves, optimize=True)
     field = np.fft.irfft2(mixed, shape, axes=(0, 1))
     return field[side - 1 : noise.shape[0], side - 1 : noise.shape[1]].astype(np.float32)
-
-
-def _even_size(size: int) -> int:
-    """Return the least size that is even and a product of small primes, where the transform is quick."""
-    best = size + size % 2
-    while True:
-        rest = best
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return best
-        best += 2
 
 
 def match_levels(field: Floats, tables: Floats) -> Floats:
@@ -130,7 +117,7 @@ def class_covariance(
     ``(principal, principal, 2 radius + 1, 2 radius + 1)``; displacement 0 in the middle; rare pairs shrink towards 0.
     """
     bands = windows[0].shape[-1]
-    side = _even_size(_TILE_PX + radius)
+    side = even_size(_TILE_PX + radius)
     power = np.zeros((bands, bands, side, side // 2 + 1), np.complex128)
     pairs = np.zeros((side, side // 2 + 1))
     for tile, mask in _tiles(windows, members):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ktex_model.texture.assignment import Assigned, Cells
-from ktex_model.texture.clustering import Ints, kmeans, merge_to, mutual_information, neighbour_counts, whiten
+from ktex_model.texture.assignment import Assigned, Cells, remove_trend
+from ktex_model.texture.clustering import Ints, kmeans, merge_to, mutual_information, neighbour_counts
+from ktex_model.texture.coherence import coherent_components, smoothed
 from ktex_model.texture.features import standardise
-from ktex_model.texture.filters import Floats, blur
 
 START_RUNS = 6
 """How often `choose` alternates: once from each start, and once on many classes before they are merged."""
@@ -18,57 +18,53 @@ START_RUNS = 6
 RANK_PX = (16, 32)
 """Distances over which labels should tell about each other."""
 
+TILE_PX = 256
+"""Side of the places within which they should: what sets one image or one side of a scene apart is no texture."""
 
 Alternate = Callable[[Ints, int, int], Assigned]
 """Runs the alternation: (labels, number of classes, rounds)."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the starts are clustered from: mean colours and log energies of the cells, ``(n, ...)`` each."""
-
-    cells: Cells
-    colour: Floats
-    energy: Floats
-
-    def joint(self) -> Floats:
-        """Return colours and energies together, ``(n, 10)`` or fewer columns, decorrelated and of unit variance."""
-        return whiten(standardise(np.concatenate([self.colour, self.energy], 1)), 10)
-
-
 def label_information(cells: Cells, labels: Ints, k: int) -> float:
-    """Return how much a label tells about those 16 and 32 px away, in nats: high where classes form regions."""
-    return mutual_information(count_neighbours(cells, labels, k))
+    """Return how much a label tells about those 16 and 32 px away in the same place, in nats.
+
+    High where classes form regions. The mean over tiles of `TILE_PX`, each with its own shares of classes.
+    """
+    side, maps = max(1, TILE_PX // cells.stride), cells.maps(labels)
+    tiles = [
+        laid[y : y + side, x : x + side]
+        for laid in maps
+        for y in range(0, laid.shape[0], side)
+        for x in range(0, laid.shape[1], side)
+    ]
+    joints = [neighbour_counts([tile], k, _steps(cells)) for tile in tiles]
+    total = sum(float(joint.sum()) for joint in joints)
+    if total == 0:
+        return mutual_information(count_neighbours(cells, labels, k))
+    return sum(float(joint.sum()) * mutual_information(joint) for joint in joints) / total
 
 
-def count_neighbours(cells: Cells, labels: Ints, k: int) -> np.ndarray:
+def count_neighbours(cells: Cells, labels: Ints, k: int) -> NDArray[np.float64]:
     """Count which classes lie 16 and 32 px from each other, ``(k, k)``; side by side where no window is so large."""
-    distances = sorted({max(1, px // cells.stride) for px in RANK_PX})
-    joint = neighbour_counts(cells.maps(labels), k, distances)
+    joint = neighbour_counts(cells.maps(labels), k, _steps(cells))
     return joint if joint.any() else neighbour_counts(cells.maps(labels), k, [1])
 
 
-def _blurred(cells: Cells, values: Floats, sigma_px: float) -> Floats:
-    out = []
-    for mask, part in cells.parts():
-        laid = np.zeros((*mask.shape, values.shape[1]), np.float32)
-        laid[mask] = values[part]
-        out.append(blur(laid, mask, [sigma_px / cells.stride])[0][mask])
-    return np.concatenate(out)
+def _steps(cells: Cells) -> list[int]:
+    return sorted({max(1, px // cells.stride) for px in RANK_PX})
 
 
-def _balanced(context: Context) -> Floats:
-    blocks = [standardise(block) for block in (context.colour, context.energy)]
-    return np.concatenate([block / np.float32(np.sqrt(block.shape[1])) for block in blocks], 1)
-
-
-def propose(context: Context, k: int, rng: np.random.Generator, alternate: Alternate) -> Iterator[tuple[str, Ints]]:
+def propose(
+    cells: Cells, bands: int, k: int, rng: np.random.Generator, alternate: Alternate
+) -> Iterator[tuple[str, Ints]]:
     """Yield named first assignments of the cells.
 
     Parameters
     ----------
-    context
-        Cells and what they are clustered from.
+    cells
+        What is clustered.
+    bands
+        So many of the first features are colours.
     k
         Number of classes.
     rng
@@ -76,25 +72,30 @@ def propose(context: Context, k: int, rng: np.random.Generator, alternate: Alter
     alternate
         Runs (labels, number of classes, rounds); used on many classes before they are merged to k.
     """
-    both = context.joint()
-    yield "texture", kmeans(both, k, rng)
-    yield "smooth texture", kmeans(_blurred(context.cells, both, 6.0), k, rng)
-    yield "colour", kmeans(standardise(context.colour), k, rng)
-    yield "balanced", kmeans(_balanced(context), k, rng)
+    fine = coherent_components(cells, 4.0, 16)
+    yield "coherent", kmeans(fine, k, rng)
+    yield "smooth", kmeans(coherent_components(cells, 8.0, 8), k, rng)
+    yield "colour", kmeans(standardise(smoothed(cells, cells.features[:, :bands], 4.0)), k, rng)
     many = min(3 * k, k + 64)
-    labels = alternate(kmeans(both, many, rng), many, 3).labels
-    yield "merged", merge_to(count_neighbours(context.cells, labels, many), k)[labels]
+    labels = alternate(kmeans(fine, many, rng), many, 3).labels
+    yield "merged", merge_to(count_neighbours(cells, labels, many), k)[labels]
 
 
 def choose(
-    context: Context, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
+    cells: Cells, bands: int, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
 ) -> tuple[Assigned, dict[str, object]]:
-    """Alternate from every start and keep the result whose labels tell most about their neighbours."""
+    """Alternate from every start, look once more without the trends that the best shows, and keep what tells most."""
     results: dict[str, tuple[float, Assigned]] = {}
-    for name, labels in propose(context, k, rng, alternate):
+
+    def keep(name: str, labels: Ints) -> None:
         result = alternate(labels, k, rounds)
-        results[name] = (label_information(context.cells, result.labels, k), result)
-    best = max(results, key=lambda name: results[name][0])
+        results[name] = (label_information(cells, result.labels, k), result)
+
+    for name, labels in propose(cells, bands, k, rng, alternate):
+        keep(name, labels)
+    flat = remove_trend(cells, results[_best(results)][1].labels, k)
+    keep("level", kmeans(coherent_components(flat, 4.0, 16), k, rng))
+    best = _best(results)
     report: dict[str, object] = {
         "chosen": best,
         "information": {name: round(information, 6) for name, (information, _) in results.items()},
@@ -102,3 +103,7 @@ def choose(
         "steps": sum(len(result.changes) for _, result in results.values()),
     }
     return results[best][1], report
+
+
+def _best(results: dict[str, tuple[float, Assigned]]) -> str:
+    return max(results, key=lambda name: results[name][0])

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ktex_model.model import NO_CLASS, History, Progress, Sample, Trained
-from ktex_model.texture.assignment import Assigned, Cells, Moments, alternate, assign, fit_moments, upsample
+from ktex_model.texture.assignment import Assigned, Cells, Moments, Sight, alternate, assign, fit_moments, remove_trend, upsample
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.distillation import fit_network
 from ktex_model.texture.exchange import exchange_classes
-from ktex_model.texture.features import Levels, decompose, describe, fit_rotation, local_statistics
+from ktex_model.texture.features import Levels, decompose, describe, fit_rotation
 from ktex_model.texture.filters import Floats, pick, pool
 from ktex_model.texture.generators import fit_generators
 from ktex_model.texture.model import TextureModel
-from ktex_model.texture.starts import START_RUNS, Context, choose
+from ktex_model.texture.starts import START_RUNS, choose
 
 WINDOW_PX = 512
 """Side of the windows that are drawn from samples that are larger than `TextureConfig.fit_px`."""
@@ -127,7 +127,8 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     )
     share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
     model = TextureModel(config, rotation, {}, generators, share)
-    generated = assign(cells, generated_moments(model, bank), config.smooth_px, config.coupling)
+    sight = Sight(config.refine_smooth_px, config.coupling, config.refine_sharpness)
+    generated = assign(remove_trend(cells, labels, config.k), generated_moments(model, bank), sight)
     loss = simulation_loss(model, bank, full)
     log.stage("generators", 1, agreement=float((generated == labels).mean()), simulation_loss=loss)
     log.step(loss)
@@ -188,36 +189,32 @@ def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Ce
     """Choose among starts on a coarse lattice and refine on one twice as fine."""
     stride = _stride(bank, config.k)
     cells = bank.cells(stride)
+    coarse_sight = Sight(config.smooth_px, config.coupling, config.sharpness)
+    fine_sight = Sight(config.refine_smooth_px, config.coupling, config.refine_sharpness)
 
-    def run(labels: Ints, k: int, rounds: int, on: Cells = cells) -> Assigned:
+    def run(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = coarse_sight) -> Assigned:
         result = alternate(
             on,
             labels,
             k,
             rounds=rounds,
             settle=config.settle,
-            smooth_px=config.smooth_px,
-            coupling=config.coupling,
+            sight=sight,
         )
         log.step(result.changes[-1] if result.changes else 0.0)
         return result
 
-    parts = [local_statistics(levels, stride) for levels in bank.windows]
-    colour, energy = (
-        np.concatenate([part[i][mask] for part, mask in zip(parts, cells.masks, strict=True)]) for i in (0, 1)
-    )
     rng = np.random.default_rng((seed, 5))
-    context = Context(cells, colour, energy)
-    best, report = choose(context, config.k, rng, run, config.rounds)
+    best, report = choose(cells, config.bands, config.k, rng, run, config.rounds)
     if config.rounds > 1:
-        best, report["exchanges"] = exchange_classes(context, best, config.k, rng, run)
+        best, report["exchanges"] = exchange_classes(cells, best, config.k, rng, run)
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
     if config.refine_rounds == 0:
         return cells, best.labels, _settled(best, config)
     fine = bank.cells(max(1, stride // 2))
     moments = fit_moments(cells.features, best.labels, config.k)
-    labels = assign(fine, moments, config.smooth_px, config.coupling)
-    refined = run(labels, config.k, config.refine_rounds, fine)
+    labels = assign(fine, moments, coarse_sight)
+    refined = run(labels, config.k, config.refine_rounds, fine, fine_sight)
     log.stage("refine", len(refined.changes), cells=len(fine.features), changes=list(refined.changes))
     return fine, refined.labels, _settled(refined, config)
 
