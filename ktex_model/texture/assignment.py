@@ -151,7 +151,7 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shares / shares.sum(1, keepdims=True), np.float32)
 
 
-def settle_neighbours(unary: Floats, cells: Cells, smooth_px: float, coupling: float, steps: int = 3) -> Ints:
+def settle_neighbours(unary: Floats, cells: Cells, smooth_px: float, coupling: float, steps: int) -> Ints:
     """Assign cells so that neighbours tend to agree: mean field of a Potts model with a Gaussian neighbourhood.
 
     Parameters
@@ -203,17 +203,22 @@ class Sight:
     sharpness
         Weight of all features together, in units of one feature: neighbouring cells see nearly the same, so that
         their likelihoods must not count as if each were news.
+    steps
+        Mean-field steps: how often what the neighbourhood says is passed on, so that a narrow one, which keeps edges,
+        reaches far where all agree.
     """
 
     smooth_px: float
     coupling: float
     sharpness: float
+    steps: int = 3
 
 
 def assign(cells: Cells, moments: Moments, sight: Sight) -> Ints:
     """Assign every cell to a class, given the classes' moments."""
     temper = np.float32(sight.sharpness / cells.features.shape[1])
-    return settle_neighbours(log_likelihood(cells.features, moments) * temper, cells, sight.smooth_px, sight.coupling)
+    unary = log_likelihood(cells.features, moments) * temper
+    return settle_neighbours(unary, cells, sight.smooth_px, sight.coupling, sight.steps)
 
 
 def alternate(cells: Cells, labels: Ints, k: int, *, rounds: int, settle: float, sight: Sight) -> Assigned:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ktex_model.texture.assignment import Sight
+
 CONTEXT_PX = 36
 """Receptive radius of the mask network; a multiple of its coarsest stride, no smaller than an impulse test finds."""
 
@@ -24,12 +26,11 @@ class TextureConfig:
         Share of cells that may still change when the assignment counts as settled.
     refine_rounds
         Rounds at half the stride after the best start was chosen.
-    smooth_px, refine_smooth_px
-        Std in pixels of the neighbourhood that a cell's class is decided with, while classes are found and after.
-    coupling
-        Weight of the neighbourhood against the cell's own features.
-    sharpness, refine_sharpness
-        Weight of the cell's features, in units of one feature, while classes are found and after.
+    smooth_px, coupling, sharpness, spread_steps
+        How a cell's class is decided while classes are found: std in pixels of the neighbourhood that takes part; its
+        weight; the weight of the cell's features, in units of one feature; and mean-field steps.
+    refine_smooth_px, refine_coupling, refine_sharpness, refine_spread_steps
+        The same afterwards, when borders are drawn.
     fit_px
         Most pixels that are learnt from; of larger samples windows of 512 px are drawn.
     steps
@@ -52,10 +53,13 @@ class TextureConfig:
     settle: float = 0.003
     refine_rounds: int = 5
     smooth_px: float = 5.0
-    refine_smooth_px: float = 4.0
     coupling: float = 4.0
     sharpness: float = 2.3
-    refine_sharpness: float = 3.8
+    spread_steps: int = 3
+    refine_smooth_px: float = 3.0
+    refine_coupling: float = 5.0
+    refine_sharpness: float = 5.0
+    refine_spread_steps: int = 6
     fit_px: int = 1 << 20
     steps: int = 180
     batch: int = 4
@@ -72,10 +76,10 @@ class TextureConfig:
             raise ValueError(f"bands must be at least 1; got {self.bands}")
         if self.preset != "texture":
             raise ValueError(f"preset must be 'texture'; got {self.preset!r}")
-        for name in ("rounds", "steps", "batch", "texture_radius_px", "fit_px"):
+        for name in ("rounds", "steps", "batch", "texture_radius_px", "fit_px", "spread_steps", "refine_spread_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("refine_rounds", "texture_rounds", "coupling", "settle"):
+        for name in ("refine_rounds", "texture_rounds", "coupling", "refine_coupling", "settle"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         for name in ("smooth_px", "refine_smooth_px", "sharpness", "refine_sharpness", "learning_rate"):
@@ -83,6 +87,16 @@ class TextureConfig:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         if self.crop_px < 32 or self.crop_px % 4:
             raise ValueError(f"crop_px must be a multiple of 4, at least 32; got {self.crop_px}")
+
+    @property
+    def finding(self) -> Sight:
+        """How cells are assigned while classes are found."""
+        return Sight(self.smooth_px, self.coupling, self.sharpness, self.spread_steps)
+
+    @property
+    def refining(self) -> Sight:
+        """How cells are assigned when borders are drawn."""
+        return Sight(self.refine_smooth_px, self.refine_coupling, self.refine_sharpness, self.refine_spread_steps)
 
     @property
     def context_px(self) -> int:

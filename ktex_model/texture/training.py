@@ -127,8 +127,7 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     )
     share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
     model = TextureModel(config, rotation, {}, generators, share)
-    sight = Sight(config.refine_smooth_px, config.coupling, config.refine_sharpness)
-    generated = assign(remove_trend(cells, labels, config.k), generated_moments(model, bank), sight)
+    generated = assign(remove_trend(cells, labels, config.k), generated_moments(model, bank), config.refining)
     loss = simulation_loss(model, bank, full)
     log.stage("generators", 1, agreement=float((generated == labels).mean()), simulation_loss=loss)
     log.step(loss)
@@ -189,10 +188,8 @@ def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Ce
     """Choose among starts on a coarse lattice and refine on one twice as fine."""
     stride = _stride(bank, config.k)
     cells = bank.cells(stride)
-    coarse_sight = Sight(config.smooth_px, config.coupling, config.sharpness)
-    fine_sight = Sight(config.refine_smooth_px, config.coupling, config.refine_sharpness)
 
-    def run(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = coarse_sight) -> Assigned:
+    def run(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = config.finding) -> Assigned:
         result = alternate(
             on,
             labels,
@@ -213,8 +210,8 @@ def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Ce
         return cells, best.labels, _settled(best, config)
     fine = bank.cells(max(1, stride // 2))
     moments = fit_moments(cells.features, best.labels, config.k)
-    labels = assign(fine, moments, coarse_sight)
-    refined = run(labels, config.k, config.refine_rounds, fine, fine_sight)
+    labels = assign(fine, moments, config.finding)
+    refined = run(labels, config.k, config.refine_rounds, fine, config.refining)
     log.stage("refine", len(refined.changes), cells=len(fine.features), changes=list(refined.changes))
     return fine, refined.labels, _settled(refined, config)
 
