@@ -46,8 +46,8 @@ def coherent_components(cells: Cells, sigma_px: float, distance_px: int) -> Floa
 
     Returns
     -------
-    ``(n, COMPONENTS)`` float32, or fewer columns; each changes by 1 (std) over the distance, so that Euclidean distances weigh
-    each by what it tells.
+    ``(n, COMPONENTS)`` float32, or fewer columns; each changes by 1 over the distance, so that Euclidean distances
+    weigh each by what it tells.
     """
     values = smoothed(cells, cells.features, sigma_px)
     values = values - values.mean(0)
@@ -62,7 +62,7 @@ def coherent_components(cells: Cells, sigma_px: float, distance_px: int) -> Floa
 
 
 def shared_covariance(cells: Cells, values: Floats, step: int) -> NDArray[np.float64]:
-    """Return the symmetric covariance ``(column, column)`` of values `step` cells apart, of the same window; 0 if none."""
+    """Return the symmetric covariance ``(column, column)`` of values `step` cells apart in the same window."""
     total, count = np.zeros((values.shape[1],) * 2), 0
     for mask, part in cells.parts():
         laid = np.zeros((*mask.shape, values.shape[1]), np.float32)

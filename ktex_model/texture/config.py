@@ -45,6 +45,8 @@ class TextureConfig:
         How far the spatial colouring of a generated texture reaches.
     texture_rounds
         How often the marginals of a texture's levels are matched.
+    texture_loops
+        How often cells are assigned by the statistics of generated textures.
     """
 
     k: int
@@ -67,6 +69,7 @@ class TextureConfig:
     learning_rate: float = 3e-3
     texture_radius_px: int = 12
     texture_rounds: int = 2
+    texture_loops: int = 1
     preset: str = "texture"
 
     def __post_init__(self) -> None:
@@ -79,7 +82,7 @@ class TextureConfig:
         for name in ("rounds", "steps", "batch", "texture_radius_px", "fit_px", "spread_steps", "refine_spread_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("refine_rounds", "texture_rounds", "coupling", "refine_coupling", "settle"):
+        for name in ("refine_rounds", "texture_rounds", "texture_loops", "coupling", "refine_coupling", "settle"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         for name in ("smooth_px", "refine_smooth_px", "sharpness", "refine_sharpness", "learning_rate"):

@@ -111,4 +111,5 @@ def halve(cells: Cells, member: NDArray[np.bool_], rng: np.random.Generator) -> 
         masks.append(laid)
     within = Cells(np.concatenate([unit, np.abs(unit)], 1), tuple(masks), cells.stride)
     values = coherent_components(within, SPLIT_PX, SPLIT_FROM_PX)[:, :SPLIT_COMPONENTS]
-    return np.flatnonzero(member)[kmeans(values, 2, rng, tries=2, rounds=15) == 1]
+    other = kmeans(values, 2, rng, tries=2, rounds=15) == 1
+    return np.asarray(np.flatnonzero(member)[other], np.intp)

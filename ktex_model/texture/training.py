@@ -8,29 +8,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ktex_model.model import NO_CLASS, History, Progress, Sample, Trained
-from ktex_model.texture.assignment import Assigned, Cells, Moments, Sight, alternate, assign, fit_moments, remove_trend, upsample
+from ktex_model.model import History, Progress, Sample, Trained
+from ktex_model.texture.assignment import Assigned, Cells, Sight, alternate, assign, fit_moments, upsample
+from ktex_model.texture.bank import Bank, fit_bank
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.distillation import fit_network
 from ktex_model.texture.exchange import exchange_classes
-from ktex_model.texture.features import Levels, decompose, describe, fit_rotation
-from ktex_model.texture.filters import Floats, pick, pool
-from ktex_model.texture.generators import fit_generators
+from ktex_model.texture.explanation import explain
+from ktex_model.texture.features import decompose, fit_rotation
+from ktex_model.texture.filters import pick
 from ktex_model.texture.model import TextureModel
 from ktex_model.texture.starts import START_RUNS, choose
 
 WINDOW_PX = 512
 """Side of the windows that are drawn from samples that are larger than `TextureConfig.fit_px`."""
-
-PATCH_PX = 128
-"""Side of the generated patch that a class's statistics are taken from."""
-
-LOSS_PX = 16
-"""Side of the windows in which the simulated image is compared."""
-
-SIMULATED_PX = 256
-"""Of each sample the upper left corner of this side is simulated for the loss."""
 
 
 @dataclass
@@ -53,34 +45,6 @@ class _Log:
         self.done = min(self.done + 1, self.expected)
         if self.progress is not None:
             self.progress(self.done, self.expected, loss)
-
-
-@dataclass(frozen=True)
-class Bank:
-    """The features of all windows, standardised alike."""
-
-    windows: tuple[Levels, ...]
-    mean: Floats
-    std: Floats
-
-    def describe(self, levels: Levels) -> Floats:
-        """Return standardised features ``(y, x, feature)``."""
-        return (describe(levels) - self.mean) / self.std
-
-    def cells(self, stride: int) -> Cells:
-        """Return the features on a lattice."""
-        masks = tuple(pick(levels.valid, stride) for levels in self.windows)
-        parts = [pick(self.describe(levels), stride)[mask] for levels, mask in zip(self.windows, masks, strict=True)]
-        return Cells(np.concatenate(parts), masks, stride)
-
-
-def fit_bank(windows: Sequence[Levels]) -> Bank:
-    """Fit the standardisation to every valid pixel near the middle of a 2 x 2 cell, or to all where those are few."""
-    stride = 2 if sum(int(pick(levels.valid, 2).sum()) for levels in windows) >= 1000 else 1
-    pixels = np.concatenate([pick(describe(levels), stride)[pick(levels.valid, stride)] for levels in windows])
-    std = pixels.std(0, dtype=np.float64)
-    mean = pixels.mean(0, dtype=np.float64)
-    return Bank(tuple(windows), mean.astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
 
 
 def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progress: Progress | None = None) -> Trained:
@@ -115,31 +79,26 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     log.stage("features", 1, pixels=sum(int(sample.valid.sum()) for sample in samples))
     cells, labels, settled = _assign(bank, config, seed, log)
     labels = order_by_brightness(samples, cells, labels, config.k)
-    maps = cells.maps(labels)
-    full = upsample(maps, cells.stride, [sample.valid.shape for sample in samples])
-    generators = fit_generators(
-        bank.windows,
-        full,
-        config.k,
-        radius=config.texture_radius_px,
-        rounds=config.texture_rounds,
-        seed=seed,
+    found = explain(bank, cells, labels, rotation, config, seed)
+    log.stage(
+        "generators",
+        len(found.agreement),
+        agreement=found.agreement[-1],
+        agreements=list(found.agreement),
+        simulation_loss=found.loss,
     )
-    share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
-    model = TextureModel(config, rotation, {}, generators, share)
-    generated = assign(remove_trend(cells, labels, config.k), generated_moments(model, bank), config.refining)
-    loss = simulation_loss(model, bank, full)
-    log.stage("generators", 1, agreement=float((generated == labels).mean()), simulation_loss=loss)
-    log.step(loss)
+    log.step(found.loss)
+    maps = cells.maps(found.labels)
+    full = upsample(maps, cells.stride, [sample.valid.shape for sample in samples])
     targets = maps if cells.stride == 2 else [_halved(laid) for laid in maps]
     fitted, losses = fit_network(samples, targets, rotation, config, seed, lambda _, value: log.step(value))
-    model = TextureModel(config, rotation, fitted, generators, share)
+    model = TextureModel(config, rotation, fitted, found.generators, found.share)
     log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, full))
     history = History(
         preset=config.preset,
         stop_reason=f"{settled}; the mask network ran its {config.steps} steps.",
         seconds=time.perf_counter() - log.begun,
-        loss=loss,
+        loss=found.loss,
         stages=tuple(log.stages),
     )
     return Trained(model, history)
@@ -246,39 +205,6 @@ def order_by_brightness(samples: Sequence[Sample], cells: Cells, labels: Ints, k
     return rank[labels]
 
 
-def generated_moments(model: TextureModel, bank: Bank, seed: int = 1) -> Moments:
-    """Return the moments of each class's generated texture, in the features of the assignment."""
-    parts, labels = [], []
-    for c in np.flatnonzero(model.share):
-        texture = model.texture(int(c), (PATCH_PX, PATCH_PX), seed)
-        levels = decompose(model.rotation.forward(texture), np.ones((PATCH_PX, PATCH_PX), np.bool_))
-        features = bank.describe(levels).reshape(-1, len(bank.mean))
-        parts.append(features)
-        labels.append(np.full(len(features), c))
-    return fit_moments(np.concatenate(parts), np.concatenate(labels), model.k)
-
-
-def simulation_loss(model: TextureModel, bank: Bank, labels: Sequence[Ints], seed: int = 1) -> float:
-    """Return how far the simulated image is from the original in feature space.
-
-    The mean squared difference of the means and standard deviations of the standardised features in windows of
-    `LOSS_PX`. 0 would be reached by the original itself.
-    """
-    total, count = 0.0, 0
-    for levels, whole in zip(bank.windows, labels, strict=True):
-        laid = whole[:SIMULATED_PX, :SIMULATED_PX]
-        seen = laid >= 0
-        if not seen.any():
-            continue
-        simulated = model.simulate(np.where(seen, laid, NO_CLASS).astype(np.uint8), seed)
-        part = slice(0, laid.shape[0]), slice(0, laid.shape[1])
-        fake = bank.describe(decompose(model.rotation.forward(simulated), seen))
-        real = bank.describe(decompose(levels.smooth[0][part], seen))
-        for a, b in zip(_windows(fake, seen), _windows(real, seen), strict=True):
-            total, count = total + float(((a - b) ** 2).sum()), count + a.size
-    return total / count
-
-
 def network_agreement(model: TextureModel, samples: Sequence[Sample], labels: Sequence[Ints]) -> float:
     """Return the share of assigned pixels to which the mask network gives the same class."""
     same, count = 0, 0
@@ -287,9 +213,3 @@ def network_agreement(model: TextureModel, samples: Sequence[Sample], labels: Se
         seen = laid >= 0
         same, count = same + int((predicted == laid)[seen].sum()), count + int(seen.sum())
     return same / count
-
-
-def _windows(features: Floats, seen: np.ndarray) -> tuple[Floats, Floats]:
-    mean, held = pool(features, seen, LOSS_PX)
-    square, _ = pool(features**2, seen, LOSS_PX)
-    return mean[held], np.sqrt(np.maximum(square[held] - mean[held] ** 2, 0))

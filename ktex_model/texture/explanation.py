@@ -1,0 +1,110 @@
+"""Explanation: textures generated from noise stand for the classes, and cells go to the texture that explains them.
+
+Masks times textures make a simulated image. What a class looks like, borders and neighbours included, is then measured
+on the simulated image instead of on the original, and every cell is assigned by that: the loop of the k-textures
+method, with statistics in the place of gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ktex_model.model import NO_CLASS
+from ktex_model.texture.assignment import Cells, assign, fit_moments, remove_trend, upsample
+from ktex_model.texture.bank import Bank
+from ktex_model.texture.clustering import Ints
+from ktex_model.texture.config import TextureConfig
+from ktex_model.texture.features import Rotation, decompose
+from ktex_model.texture.filters import Floats, pick, pool
+from ktex_model.texture.generators import Generators, fit_generators
+from ktex_model.texture.model import TextureModel
+
+LOSS_PX = 16
+"""Side of the windows in which the simulated image is compared."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the textures make of the classes.
+
+    Attributes
+    ----------
+    labels
+        Of the cells.
+    generators, share
+        Fitted to these labels; ``(k,)`` float32 shares of the cells.
+    agreement
+        Share of the cells that the generated textures give the same class as before, from round to round.
+    loss
+        Of the simulated image, see `simulation_loss`.
+    """
+
+    labels: Ints
+    generators: Generators
+    share: Floats
+    agreement: tuple[float, ...]
+    loss: float
+
+
+def explain(
+    bank: Bank, cells: Cells, labels: Ints, rotation: Rotation, config: TextureConfig, seed: int
+) -> Explanation:
+    """Fit generators to the labels and assign the cells by what they generate, `config.texture_loops` times.
+
+    A last assignment is made to see how far the final textures explain the final labels; it is not kept.
+    """
+    agreement = list[float]()
+    while True:
+        whole = upsample(cells.maps(labels), cells.stride, [levels.valid.shape for levels in bank.windows])
+        generators = fit_generators(
+            bank.windows,
+            whole,
+            config.k,
+            radius=config.texture_radius_px,
+            rounds=config.texture_rounds,
+            seed=seed,
+        )
+        share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
+        simulated = describe_simulation(TextureModel(config, rotation, {}, generators, share), bank, whole, seed)
+        seen = np.concatenate(
+            [pick(features, cells.stride)[mask] for features, mask in zip(simulated, cells.masks, strict=True)]
+        )
+        flat = remove_trend(cells, labels, config.k)
+        explained = assign(flat, fit_moments(seen, labels, config.k), config.refining)
+        agreement.append(float((explained == labels).mean()))
+        if len(agreement) > config.texture_loops:
+            return Explanation(labels, generators, share, tuple(agreement), simulation_loss(bank, simulated))
+        labels = explained
+
+
+def describe_simulation(model: TextureModel, bank: Bank, labels: Sequence[Ints], seed: int) -> list[Floats]:
+    """Return the features ``(y, x, feature)`` of the simulated image of each window, from ``(y, x)`` labels."""
+    out = []
+    for laid in labels:
+        seen = laid >= 0
+        image = model.simulate(np.where(seen, laid, NO_CLASS).astype(np.uint8), seed)
+        out.append(bank.describe(decompose(model.rotation.forward(image), seen)))
+    return out
+
+
+def simulation_loss(bank: Bank, simulated: Sequence[Floats]) -> float:
+    """Return how far the simulated image is from the original in feature space.
+
+    The mean squared difference of the means and standard deviations of the standardised features in windows of
+    `LOSS_PX`. 0 would be reached by the original itself.
+    """
+    total, count = 0.0, 0
+    for levels, fake in zip(bank.windows, simulated, strict=True):
+        real = bank.describe(levels)
+        for a, b in zip(_windows(fake, levels.valid), _windows(real, levels.valid), strict=True):
+            total, count = total + float(((a - b) ** 2).sum()), count + a.size
+    return total / count
+
+
+def _windows(features: Floats, seen: np.ndarray) -> tuple[Floats, Floats]:
+    mean, held = pool(features, seen, LOSS_PX)
+    square, _ = pool(features**2, seen, LOSS_PX)
+    return mean[held], np.sqrt(np.maximum(square[held] - mean[held] ** 2, 0))
