@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS, Sample
 from ktex_model.texture.assignment import upsample
+from ktex_model.texture.bank import fit_bank
 from ktex_model.texture.config import TextureConfig
+from ktex_model.texture.explanation import explain
 from ktex_model.texture.features import decompose, fit_rotation
-from ktex_model.texture.generators import fit_generators
-from ktex_model.texture.model import TextureModel
-from ktex_model.texture.training import _assign, _Log, check_samples, draw_windows, fit_bank, simulation_loss
+from ktex_model.texture.training import StageLog, check_samples, draw_windows, find_classes
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,10 @@ def assign_samples(samples: Sequence[Sample], config: TextureConfig, seed: int, 
     samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
-    cells, assigned, _ = _assign(bank, config, seed, _Log(1, None))
-    full = upsample(cells.maps(assigned), cells.stride, [sample.valid.shape for sample in samples])
+    cells, assigned, _ = find_classes(bank, config, seed, StageLog(1, None))
     loss = None
     if simulate:
-        reach, rounds = config.texture_radius_px, config.texture_rounds
-        generators = fit_generators(bank.windows, full, config.k, radius=reach, rounds=rounds, seed=seed)
-        share = (np.bincount(assigned, minlength=config.k) / len(assigned)).astype(np.float32)
-        loss = simulation_loss(TextureModel(config, rotation, {}, generators, share), bank, full)
+        found = explain(bank, cells, assigned, rotation, config, seed)
+        assigned, loss = found.labels, found.loss
+    full = upsample(cells.maps(assigned), cells.stride, [sample.valid.shape for sample in samples])
     return Found(tuple(np.where(laid < 0, NO_CLASS, laid).astype(np.uint8) for laid in full), loss)

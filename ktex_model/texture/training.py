@@ -26,7 +26,7 @@ WINDOW_PX = 512
 
 
 @dataclass
-class _Log:
+class StageLog:
     """Stages as they end, and the progress so far."""
 
     expected: int
@@ -72,12 +72,12 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         If the samples do not have the config's bands, hold no valid pixel, or hold valid pixels that are not finite.
     """
     check_samples(samples, config)
-    log = _Log(START_RUNS + (config.refine_rounds > 0) + 1 + config.steps, progress)
+    log = StageLog(START_RUNS + (config.refine_rounds > 0) + 1 + config.steps, progress)
     samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
     log.stage("features", 1, pixels=sum(int(sample.valid.sum()) for sample in samples))
-    cells, labels, settled = _assign(bank, config, seed, log)
+    cells, labels, settled = find_classes(bank, config, seed, log)
     labels = order_by_brightness(samples, cells, labels, config.k)
     found = explain(bank, cells, labels, rotation, config, seed)
     log.stage(
@@ -143,7 +143,7 @@ def draw_windows(samples: Sequence[Sample], fit_px: int, rng: np.random.Generato
     return [windows[i] for i in chosen]
 
 
-def _assign(bank: Bank, config: TextureConfig, seed: int, log: _Log) -> tuple[Cells, Ints, str]:
+def find_classes(bank: Bank, config: TextureConfig, seed: int, log: StageLog) -> tuple[Cells, Ints, str]:
     """Choose among starts on a coarse lattice and refine on one twice as fine."""
     stride = _stride(bank, config.k)
     cells = bank.cells(stride)
