@@ -37,11 +37,13 @@ class StageLog:
     last: float = field(default_factory=time.perf_counter)
 
     def stage(self, name: str, steps: int, **measures: object) -> None:
+        """Enter a stage that has ended."""
         now = time.perf_counter()
         self.stages.append({"name": name, "seconds": round(now - self.last, 3), "steps": steps, **measures})
         self.last = now
 
     def step(self, loss: float) -> None:
+        """Tell of one step."""
         self.done = min(self.done + 1, self.expected)
         if self.progress is not None:
             self.progress(self.done, self.expected, loss)
