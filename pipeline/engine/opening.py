@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.connection import connect
 from pipeline.engine.environment import SINGLE_THREADED, limit_threads
 from pipeline.engine.interface import Engine, Limits
 from pipeline.engine.serial import SerialEngine
@@ -18,8 +19,6 @@ from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from distributed import Client
-
-CONNECT_S = 10
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,13 @@ def open_engine(settings: Settings, log: Path | None = None, capacity: Capacity 
     Raises
     ------
     InputError
-        No scheduler answers, no worker offers what the settings ask for, or dask-cuda is not installed.
+        No scheduler answers or our certificate is missing, no worker offers what the settings ask for, or dask-cuda is
+        not installed.
     """
     limit_threads()
     limits = Limits(item_s=settings.block_hours * 3600)
     if settings.scheduler is not None:
-        with _connect(settings.scheduler) as client:
+        with connect(settings.scheduler) as client:
             _prepare(client, None, ours=False)
             yield _engine(client, settings, limits)
     elif settings.engine == "serial":
@@ -72,7 +72,7 @@ def open_engine(settings: Settings, log: Path | None = None, capacity: Capacity 
 def check_engine(settings: Settings) -> None:
     """Raise InputError where the engine that the settings ask for cannot be opened; opens nothing that stays."""
     if settings.scheduler is not None:
-        with _connect(settings.scheduler) as client:
+        with connect(settings.scheduler) as client:
             _engine(client, settings, Limits())
     elif settings.engine == "cuda":
         _import_cuda()
@@ -99,27 +99,6 @@ def _prepare(client: Client, log: Path | None, *, ours: bool) -> None:
     from pipeline.engine.plugins import Prepared
 
     client.register_plugin(Prepared(None if log is None else log.absolute(), deaf=ours))
-
-
-@contextmanager
-def _connect(address: str) -> Iterator[Client]:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(
-            f"--scheduler {address}: no Dask scheduler answers there ({error}); start one or leave it out"
-        ) from error
-    with client:
-        try:
-            client.get_versions(check=True)
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"--scheduler {address}: its packages differ from those here ({reason}); use one environment for all"
-            ) from error
-        yield client
 
 
 def _environment() -> dict[str, str]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import dask
+import distributed  # noqa: F401  (first: its defaults would be taken back with the settings that it is imported under)
+import numpy as np
 import pytest
 
-from pipeline.engine import open_engine
+from flows.cli import main
+from pipeline.engine import check_engine, open_engine
 from pipeline.errors import InputError
 from pipeline.settings import Settings
-from tests.deploy.test_prefect import REPOSITORY, free_port, wait_for
+from tests.pipeline.rasters import write_raster
+from tests.servers import REPOSITORY, end, free_port, listens, wait_for
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
 SCRIPT = REPOSITORY / "deploy" / "tls" / "make-certificates"
@@ -47,51 +50,71 @@ def settings_of(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def scheduler(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address, folder = f"tls://127.0.0.1:{free_port()}", tmp_path_factory.mktemp("dask")
+    """Address of a scheduler with one worker, started by the commands of deploy/README.md."""
+    port, folder = free_port(), tmp_path_factory.mktemp("dask")
+    address, log = f"tls://127.0.0.1:{port}", folder / "log"
     environment = {**os.environ, **variables(certificates / "dask"), "PYTHONPATH": str(REPOSITORY)}
     base = [sys.executable, "-m", "dask"]
     commands = [
-        [*base, "scheduler", "--host", "tls://127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"],
-        [*base, "worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)],
+        [*base, "scheduler", "--host", "tls://127.0.0.1", "--port", str(port), "--no-dashboard"],
+        [*base, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", "--local-directory", str(folder)],
     ]
-    with (folder / "log").open("w") as log:
-        started = [subprocess.Popen(each, env=environment, stdout=log, stderr=log) for each in commands]
-
-    def listens() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=5).close()
-        except OSError:
-            return False
-        return True
-
+    with log.open("w") as file:
+        started = [subprocess.Popen(each, env=environment, stdout=file, stderr=file) for each in commands]
     try:
-        wait_for(listens, 120)
+        wait_for(lambda: listens(port), 120, told=log.read_text)
         yield address
     finally:
         for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait(60)
+            end(process)
 
 
 def square(number: int) -> int:
     return number * number
 
 
-def test_work_goes_over_tls_and_only_with_a_certificate(scheduler: str, certificates: Path, tmp_path: Path) -> None:
-    settings = Settings(scheduler=scheduler)
-    with dask.config.set(settings_of(certificates / "dask")), open_engine(settings) as engine:
+def test_work_goes_over_tls(scheduler: str, certificates: Path) -> None:
+    with (
+        dask.config.set(settings_of(certificates / "dask")),
+        open_engine(Settings(scheduler=scheduler)) as engine,
+    ):
         done = {outcome.item: outcome.result for outcome in engine.map(square, range(5))}
     assert done == {number: number * number for number in range(5)}
+
+
+def test_without_a_certificate_the_run_is_refused_in_one_line(
+    scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = write_raster(tmp_path / "scene.tif", np.ones((2, 64, 64), np.uint8))
+    out = tmp_path / "out"
+    code = main(["run", str(scene), "--bands", "R=1,G=2", "--out", str(out), "--scheduler", scheduler])
+    assert code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"ktex: --scheduler {scheduler}: needs a certificate of this client, and none is configured; set "
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, __CLIENT__CERT and __CLIENT__KEY (deploy/README.md, Dask under TLS)"
+    ]
+    assert not (out / "run.json").exists()
+
+
+def test_a_certificate_of_another_authority_is_refused(scheduler: str, certificates: Path, tmp_path: Path) -> None:
     subprocess.run([SCRIPT, tmp_path, "localhost"], check=True, capture_output=True)
-    with (
-        dask.config.set(settings_of(tmp_path / "dask")),
-        pytest.raises(InputError, match="--scheduler tls://"),
-        open_engine(settings),
-    ):
+    ours, other, key = certificates / "dask", tmp_path / "dask", "distributed.comm.tls.ca-file"
+    refused = pytest.raises(InputError, match="or it takes another authority's certificates")
+    with dask.config.set(settings_of(other)), refused, open_engine(Settings(scheduler=scheduler)):
         pass
-    with pytest.raises(InputError, match="--scheduler tls://"), open_engine(settings):
-        pass
+    # One that trusts the scheduler is not trusted by it either.
+    with dask.config.set({**settings_of(other), key: str(ours / "ca.crt")}), refused:
+        check_engine(Settings(scheduler=scheduler))
+
+
+def test_what_is_wrong_with_the_certificates_is_told(certificates: Path, tmp_path: Path) -> None:
+    address = "tls://127.0.0.1:9"
+    missing = pytest.raises(InputError, match=rf"cannot read the certificate.*{tmp_path}/tls\.crt.*deploy/README\.md")
+    with dask.config.set(settings_of(tmp_path)), missing:
+        check_engine(Settings(scheduler=address))
+    plain = pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9: must be tls://HOST:PORT where .*REQUIRE_ENCRYPTION")
+    with dask.config.set(settings_of(certificates / "dask")), plain:
+        check_engine(Settings(scheduler="tcp://127.0.0.1:9"))
 
 
 def test_keys_are_the_owners_and_the_authority_stays_behind(certificates: Path) -> None:
