@@ -47,7 +47,7 @@ def connect(address: str) -> Iterator[Client]:
 
 
 def _read_security(address: str) -> Security:
-    """Return what Dask's configuration says of TLS, which its client would find wrong only with a connection half open."""
+    """Return what Dask's configuration says of TLS; its client would find fault with it only when half connected."""
     from distributed.security import Security
 
     security = Security()
