@@ -149,6 +149,7 @@ def ktex() -> None:
     default=None,
     help="Leave pixels of the imagery out of report and quicklook, for licences that forbid them.",
 )
+@click.option("--simulated", is_flag=True, default=None, help="Publish the simulated image, too, as simulated.tif.")
 @_LOG_FORMAT
 @_VERBOSE
 def run(

@@ -95,7 +95,8 @@ def segment_mosaic(
         if not run.is_done:
             with open_engine(chosen, run.log, run.capacity) as engine:
                 for stage in STAGES:
-                    _carry_out(stage, run, engine)
+                    if stage.wanted(chosen):
+                        _carry_out(stage, run, engine)
         result = run.result()
     if truth is not None:
         _score(result, truth)

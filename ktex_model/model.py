@@ -102,8 +102,14 @@ class Model(Protocol):
     def textures(self, shape: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
         """Generate each class's texture from noise: ``(k, y, x, band)`` float32 in 0..1."""
 
-    def simulate(self, labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
-        """Return the simulated image ``(y, x, band)``: the sum of masks times textures; 0 where no class is."""
+    def simulate(
+        self, labels: NDArray[np.uint8], seed: int = 0, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.float32]:
+        """Return the simulated image ``(y, x, band)``: the sum of masks times textures; 0 where no class is.
+
+        The first pixel is at the place `origin` ``(y, x)`` of a scene. Noise belongs to places, so that parts of a
+        scene, simulated one by one, fit together up to rounding.
+        """
 
 
 @dataclass(frozen=True)

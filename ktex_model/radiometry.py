@@ -85,6 +85,19 @@ class Scaling:
                 scaled[band] = np.nan_to_num(np.clip(unit, 0.0, 1.0), nan=0.0)
         return scaled
 
+    def invert(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring ``(band, y, x)`` values of 0..1 back to the units that they came from.
+
+        What `apply` clipped stays at the limit.
+
+        Examples
+        --------
+        >>> reflectance(2).invert(np.full((2, 1, 1), 0.5, np.float32)).ravel().tolist()
+        [5000.0, 5000.0]
+        """
+        low, high = (np.array(limits, np.float32)[:, None, None] for limits in (self.low, self.high))
+        return np.asarray(scaled * (high - low) + low, np.float32)
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes, made of JSON's own types."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -18,7 +18,9 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window as RasterWindow
 from rio_cogeo.cogeo import cog_validate
 
@@ -26,6 +28,7 @@ from pipeline.blocks import Window
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
 from pipeline.stores import CONFIDENCE_NODATA, LabelStore
+from pipeline.workspace import whole
 
 BLOCK_PX = 512
 Variable = Literal["labels", "confidence"]
@@ -64,26 +67,48 @@ def write_cog(
         Threads that compress; None takes all cores.
     """
     path = Path(path)
-    profile = _profile(store, variable)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, _gdal():
-        plain, cog, names = Path(folder) / "plain.tif", Path(folder) / "cog.tif", Path(folder) / "names.xml"
-        with rasterio.open(plain, "w", **profile) as target:
-            if legend is not None:
-                target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba())})
-            target.set_band_description(1, variable)
-            target.update_tags(**(tags or {}))
-            for window in store.strips():
-                target.write(_read(store, variable, window), 1, window=_raster_window(window))
-        rasterio.shutil.copy(
-            plain, cog, driver="COG", compress="DEFLATE", blocksize=_block_px(store.shape[1]), bigtiff="IF_SAFER",
-            overview_resampling=_RESAMPLING[variable], num_threads=str(threads or "ALL_CPUS"),
-        )  # fmt: skip
-        sidecar = path.with_name(f"{path.name}.aux.xml")
-        if legend is None:
-            sidecar.unlink(missing_ok=True)
-        else:
+    with filling_cog(path, _profile(store, variable), resampling=_RESAMPLING[variable], threads=threads) as target:
+        if legend is not None:
+            target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba())})
+        target.set_band_description(1, variable)
+        target.update_tags(**(tags or {}))
+        for window in store.strips():
+            target.write(_read(store, variable, window), 1, window=raster_window(window))
+    sidecar = path.with_name(f"{path.name}.aux.xml")
+    if legend is None:
+        sidecar.unlink(missing_ok=True)
+    else:
+        with whole(sidecar) as names:
             names.write_bytes(_category_names(legend))
-            os.replace(names, sidecar)
+
+
+@contextmanager
+def filling_cog(
+    path: Path, profile: Mapping[str, Any], *, resampling: str, threads: int | None = None
+) -> Iterator[DatasetWriter]:
+    """Give a dataset to write pixels into, in any order, which becomes the COG `path` at the end.
+
+    Where anything fails, `path` is left as it was.
+
+    Parameters
+    ----------
+    profile
+        Of the pixels and their grid, as `grid_profile` makes it.
+    resampling
+        How GDAL makes the overviews; ``AVERAGE`` for what can be averaged.
+    threads
+        Threads that compress; None takes all cores.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, _gdal():
+        plain, cog = Path(folder) / "plain.tif", Path(folder) / "cog.tif"
+        with rasterio.open(plain, "w", **profile) as target:
+            yield target
+        # Neighbouring values of an image are near each other, neighbouring ids are not.
+        predictor = "YES" if resampling == "AVERAGE" else "NO"
+        rasterio.shutil.copy(
+            plain, cog, driver="COG", compress="DEFLATE", predictor=predictor, blocksize=_block_px(profile["width"]),
+            bigtiff="IF_SAFER", overview_resampling=resampling, num_threads=str(threads or "ALL_CPUS"),
+        )  # fmt: skip
         os.replace(cog, path)
 
 
@@ -93,14 +118,20 @@ def _block_px(width: int) -> int:
 
 
 def _profile(store: LabelStore, variable: Variable) -> dict[str, Any]:
-    geobox = store.geobox
+    if variable == "labels":
+        return grid_profile(store.geobox, dtype=store.dtype.name, nodata=store.nodata)
+    return grid_profile(store.geobox, dtype="uint8", nodata=CONFIDENCE_NODATA)
+
+
+def grid_profile(geobox: GeoBox, *, dtype: str, nodata: float, count: int = 1) -> dict[str, Any]:
+    """Return how rasterio creates the temporary file of a COG of so many bands."""
     return {
         "driver": "GTiff",
-        "height": store.shape[0],
-        "width": store.shape[1],
-        "count": 1,
-        "dtype": store.dtype.name if variable == "labels" else "uint8",
-        "nodata": store.nodata if variable == "labels" else CONFIDENCE_NODATA,
+        "height": int(geobox.shape[0]),
+        "width": int(geobox.shape[1]),
+        "count": count,
+        "dtype": dtype,
+        "nodata": nodata,
         "crs": None if geobox.crs is None else geobox.crs.to_wkt(),
         "transform": geobox.transform,
         "tiled": True,
@@ -125,7 +156,8 @@ def _read(store: LabelStore, variable: Variable, window: Window) -> NDArray[Any]
     return store.read(window) if variable == "labels" else store.read_confidence(window)
 
 
-def _raster_window(window: Window) -> RasterWindow:
+def raster_window(window: Window) -> RasterWindow:
+    """Return a window as rasterio has it."""
     return RasterWindow(window.x0, window.y0, window.shape[1], window.shape[0])
 
 
@@ -152,14 +184,20 @@ def verify_cog(path: str | Path, store: LabelStore, *, variable: Variable = "lab
     RunFailedError
         The layout is wrong, the file cannot be read through, or grid, CRS, nodata or pixels differ.
     """
-    path = Path(path)
+    with checked_cog(Path(path)) as source:
+        _compare(Path(path), source, store, variable)
+
+
+@contextmanager
+def checked_cog(path: Path) -> Iterator[DatasetReader]:
+    """Open a COG of valid layout; raises RunFailedError where it is not one or a part of it cannot be read."""
     try:
         with _gdal():
             valid, errors, faults = cog_validate(path, strict=True, quiet=True)
             if not valid:
                 raise RunFailedError(f"{path}: not a valid COG ({'; '.join([*errors, *faults])}); run again")
             with rasterio.open(path) as source:
-                _compare(path, source, store, variable)
+                yield source
     except RasterioError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise RunFailedError(f"{path}: cannot be read ({reason}); run again to write it anew") from error
@@ -176,7 +214,7 @@ def _compare(path: Path, source: Any, store: LabelStore, variable: Variable) -> 
     if (source.crs is None) != (expected["crs"] is None):
         raise RunFailedError(f"{path}: CRS must be {expected['crs']}; got {source.crs}; run again to write it anew")
     for window in store.strips():
-        wrong = source.read(1, window=_raster_window(window)) != _read(store, variable, window)
+        wrong = source.read(1, window=raster_window(window)) != _read(store, variable, window)
         if wrong.any():
             y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
             raise RunFailedError(

@@ -250,6 +250,7 @@ def _project(grid: BlockGrid, scene: Scene, settings: Settings, *, one_model: bo
         one_model=one_model,
         trains=trains,
         sample_pixels=settings.sample_windows * settings.sample_px**2,
+        simulates=settings.simulated,
     )
 
 

@@ -49,7 +49,7 @@ def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
 
 def prediction_key(plan: Plan, block: Block) -> str:
     """Return what the labels of a block rest on: the files that it reads and its model."""
-    found = _model_of(plan, block)
+    found = model_of(plan, block.name)
     return f"{plan.key(block.read)}-{'none' if found is None else found[1]}"
 
 
@@ -78,7 +78,7 @@ def train_and_predict(plan: Plan, block: Block) -> dict[str, Any]:
 
 
 def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, Any]:
-    found = _model_of(plan, block)
+    found = model_of(plan, block.name)
     if found is None:
         raise RuntimeError(f"block {block.name} must be trained before it is labelled")
     with costs.moving("read"):
@@ -99,10 +99,11 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
         return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
 
 
-def _model_of(plan: Plan, block: Block) -> tuple[Path, str] | None:
+def model_of(plan: Plan, name: str) -> tuple[Path, str] | None:
+    """Return directory and digest of the model that labels the block `name`; None where it has none yet."""
     if plan.given is not None:
         return plan.given.directory, plan.given.digest
-    name = "global" if plan.one_model else block.name
+    name = "global" if plan.one_model else name
     trained = plan.folders.done("train", name)
     return None if trained is None or "digest" not in trained else (plan.folders.model(name), trained["digest"])
 

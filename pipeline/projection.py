@@ -37,6 +37,7 @@ PREDICT_S_PER_MPX = 0.6
 SIGNATURE_S_PER_MPX = 0.6
 CUT_S_PER_MPX = 0.1
 WRITE_S_PER_MPX = 0.2
+SIMULATE_S_PER_MPX = 12.0
 TRAIN_S = 45.0
 """CPU seconds of one core, by which time is projected."""
 
@@ -81,7 +82,14 @@ class Projection:
 
 
 def project(
-    grid: BlockGrid, *, bands: int, itemsize: int, one_model: bool, trains: bool, sample_pixels: int
+    grid: BlockGrid,
+    *,
+    bands: int,
+    itemsize: int,
+    one_model: bool,
+    trains: bool,
+    sample_pixels: int,
+    simulates: bool = False,
 ) -> Projection:
     """Project what a run over `grid` takes.
 
@@ -95,6 +103,8 @@ def project(
         Whether one model serves all blocks, and whether anything is trained.
     sample_pixels
         Most pixels that a model learns from.
+    simulates
+        Whether the simulated image is made, too.
 
     Examples
     --------
@@ -116,6 +126,7 @@ def project(
         mpx_read * (READ_S_PER_MPX_BAND * bands * (1 if one_model else 2) + PREDICT_S_PER_MPX)
         + mpx * (CUT_S_PER_MPX + WRITE_S_PER_MPX + (0 if one_model else SIGNATURE_S_PER_MPX))
         + models * TRAIN_S
+        + simulates * mpx * SIMULATE_S_PER_MPX
     )
     return Projection(
         blocks=len(grid),
@@ -124,7 +135,7 @@ def project(
         pixels_read=sum(read),
         array_bytes=max(read) * per_pixel,
         training_bytes=learnt * TRAINING_BYTES_PER_PIXEL,
-        disk_bytes=2 * wide + 2 * 2 * pixels,
+        disk_bytes=2 * wide + 2 * 2 * pixels + simulates * 3 * pixels * bands * itemsize,
         cpu_s=seconds,
     )
 

@@ -27,6 +27,7 @@ from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, RunRecord, Stage, make_record
+from pipeline.simulation import SIMULATED, verify_simulated, write_simulated
 from pipeline.stores import LabelStore, set_legend
 from pipeline.workspace import read_json, write_json
 
@@ -53,11 +54,12 @@ def write_outputs(
     set_legend(plan.folders.labels, legend)
     legend.to_json(outputs / "classes.json")
     (outputs / "labels.qml").write_text(to_qml(legend), encoding="utf-8")
-    report(1, 1 + len(WHOLE))
-    for done, outcome in enumerate((engine or SerialEngine()).map(partial(make_whole, plan), WHOLE, retries=0), 2):
+    parts = (SIMULATED, *WHOLE) if plan.settings.simulated else WHOLE
+    report(1, 1 + len(parts))
+    for done, outcome in enumerate((engine or SerialEngine()).map(partial(make_whole, plan), parts, retries=0), 2):
         if outcome.error is not None:
             raise RunFailedError(f"{outcome.item} could not be made: {outcome.error}") from outcome.error
-        report(done, 1 + len(WHOLE))
+        report(done, 1 + len(parts))
 
 
 def make_whole(plan: Plan, name: str) -> None:
@@ -71,6 +73,9 @@ def make_whole(plan: Plan, name: str) -> None:
         case "confidence.tif":
             write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan))
             verify_cog(outputs / name, store, variable="confidence")
+        case "simulated.tif":
+            write_simulated(plan, outputs / name, tags_of(plan))
+            verify_simulated(plan, outputs / name)
         case "levels":
             write_levels(store)
         case "quicklook.png":

@@ -46,6 +46,7 @@ from pipeline.report import report_run
 from pipeline.results import Result, open_result
 from pipeline.scene import Scene, Source, open_scene, spool
 from pipeline.settings import Settings
+from pipeline.simulation import create_simulated, forget_simulated, is_simulated, simulate_block
 from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.target import Target, open_target
@@ -147,15 +148,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run."""
+    """One step of a run; only where the settings want it, if it says so."""
 
     name: str
     title: str
     function: Callable[[Run, Engine, Report], None]
+    wanted: Callable[[Settings], bool] = field(default=lambda _: True)
 
     def __call__(self, run: Run, engine: Engine, report: Report) -> None:
         """Carry the stage out, with its books kept; nothing where the result is there already."""
-        if run.is_done:
+        if run.is_done or not self.wanted(run.plan.settings):
             return
         with run.clocked(self.name), bound(run=run.manifest["key"][:12], stage=self.name):
             self.function(run, engine, report)
@@ -428,6 +430,16 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
     )  # fmt: skip
 
 
+def _simulate(run: Run, engine: Engine, report: Report) -> None:
+    plan, books, alive = run.plan, run.books["simulate"], run.alive()
+    _made_whole(plan.folders.simulated, partial(create_simulated, plan))
+    forget_simulated(plan, run.failed)
+    books.reused = _each(
+        run, engine, partial(simulate_block, plan), alive, len(alive), report,
+        is_done=partial(is_simulated, plan), enter=books.enter, stage_of=lambda _: "simulate",
+    )  # fmt: skip
+
+
 def _write(run: Run, engine: Engine, report: Report) -> None:
     try:
         write_outputs(run.plan, read_vocabulary(run.plan), run.alive(), report, engine)
@@ -456,6 +468,7 @@ STAGES = (
     Stage("align", "Aligning ids", _align),
     Stage("attach", "Matching the catalogue", _attach),
     Stage("cut", "Cutting and joining", _cut),
+    Stage("simulate", "Simulating", _simulate, wanted=lambda settings: settings.simulated),
     Stage("write", "Writing outputs", _write),
     Stage("report", "Writing the report", report_run),
     Stage("publish", "Publishing", _publish),

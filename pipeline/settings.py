@@ -57,6 +57,8 @@ class Settings(BaseModel):
         Parameters of the preset, by the names of its configuration.
     show_pixels
         Whether the report and the quicklook may show pixels of the imagery; its licence may forbid that.
+    simulated
+        Whether the simulated image is published, too: the generated texture of each pixel's class at its place.
     seed
         Seed of the run; the seeds of its blocks follow from it.
     engine, workers, scheduler, keep_work
@@ -98,6 +100,7 @@ class Settings(BaseModel):
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)
     show_pixels: bool = True
+    simulated: bool = False
     seed: int = Field(0, ge=0)
     fit_block: bool = False
     engine: Literal["processes", "serial", "cuda"] = "processes"

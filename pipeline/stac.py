@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import pystac
+import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
+from rasterio.errors import NotGeoreferencedWarning
 
 from pipeline.dates import date_of_file
 from pipeline.grids import name_crs
@@ -101,7 +105,7 @@ def make_item(result: Result, item_id: str) -> pystac.Item:
     classes = classes_of(result.legend, store.nodata, areas_of(result))
     for name in {"labels", "labels-zarr"} & item.assets.keys():
         ClassificationExtension.ext(item.assets[name], add_if_missing=True).apply(classes)
-    _describe_bands(item, store)
+    _describe_bands(item, store, result.path)
     for source in record.inputs:
         link = pystac.Link("derived_from", source.path, title=Path(source.path).name)
         link.extra_fields = {"file:size": source.size, "file:checksum": source.sha256 and SHA256 + source.sha256}
@@ -198,13 +202,24 @@ def _describe_file(asset: pystac.Asset, path: Path) -> None:
         asset.extra_fields |= {"file:size": path.stat().st_size, "file:checksum": SHA256 + digest}
 
 
-def _describe_bands(item: pystac.Item, store: LabelStore) -> None:
+def _describe_bands(item: pystac.Item, store: LabelStore, path: Path) -> None:
     item.stac_extensions.append(FileExtension.get_schema_uri())
     labels = {"name": "labels", "data_type": store.dtype.name, "nodata": store.nodata}
     confidence = {"name": "confidence", "data_type": "uint8", "nodata": CONFIDENCE_NODATA}
     for name, bands in (("labels", [labels]), ("confidence", [confidence]), ("labels-zarr", [labels, confidence])):
         if name in item.assets:
             item.assets[name].extra_fields["bands"] = bands
+    if "simulated" in item.assets:
+        item.assets["simulated"].extra_fields["bands"] = _bands_of(path / "simulated.tif")
+
+
+def _bands_of(path: Path) -> list[dict[str, Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            nodata = "nan" if math.isnan(file.nodata) else int(file.nodata)
+            each = zip(file.descriptions, file.dtypes, strict=True)
+            return [{"name": name, "data_type": dtype, "nodata": nodata} for name, dtype in each]
 
 
 def classes_of(legend: Legend, nodata: int, areas_m2: dict[int, float] | None = None) -> list[Classification]:

@@ -31,7 +31,7 @@ RECORD = "run.json"
 MANIFEST = "manifest.json"
 OUTPUTS = (
     "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
-    "classes.json", "signatures.safetensors", "quicklook.png", "item.json",
+    "simulated.tif", "classes.json", "signatures.safetensors", "quicklook.png", "item.json",
     "report.html", "diagnostics.json", "textures",
 )  # fmt: skip
 """All that a run may publish beside its record."""
@@ -100,6 +100,11 @@ class Folders:
     def labels(self) -> Path:
         """Store of the published labels, while it is filled."""
         return self.outputs / "labels.zarr"
+
+    @property
+    def simulated(self) -> Path:
+        """Store of the simulated image, where one is asked for."""
+        return self.work / "simulated.zarr"
 
     @property
     def alignment(self) -> Path:

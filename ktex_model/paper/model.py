@@ -12,6 +12,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction
+from ktex_model.noise import noise_window
 from ktex_model.paper.config import PaperConfig
 from ktex_model.paper.networks import (
     CROP_PX,
@@ -139,8 +140,12 @@ class PaperModel:
             textures[(slice(None), *tile)] = generated
         return textures
 
-    def simulate(self, labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
+    def simulate(
+        self, labels: NDArray[np.uint8], seed: int = 0, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.float32]:
         """Return the simulated image ``(y, x, band)``: the sum of masks times textures; 0 where no class is.
+
+        The first pixel is at the place `origin` of a scene, to which the noise belongs.
 
         Raises
         ------
@@ -149,7 +154,7 @@ class PaperModel:
         """
         self._check_labels(labels)
         simulated = np.zeros((*labels.shape, self.bands), np.float32)
-        for tile, generated in self._generated((labels.shape[0], labels.shape[1]), seed):
+        for tile, generated in self._generated((labels.shape[0], labels.shape[1]), seed, origin):
             part = labels[tile]
             index = np.where(part == NO_CLASS, 0, part).astype(np.intp)[None, ..., None]
             chosen = np.take_along_axis(generated, index, axis=0)[0]
@@ -174,17 +179,14 @@ class PaperModel:
             raise ValueError(f"`labels` must be (y, x) of 0..{self.k - 1} or {NO_CLASS}; got others")
 
     def _generated(
-        self, shape: tuple[int, int], seed: int
+        self, shape: tuple[int, int], seed: int, origin: tuple[int, int] = (0, 0)
     ) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float32]]]:
-        """Yield the windows of `shape` with their textures; one field of noise covers all of it."""
-        rng = np.random.default_rng(seed)
+        """Yield the windows of `shape` with their textures; all classes are made of the same noise."""
         side = TEXTURE_PX + 2 * CROP_PX
-        field = rng.standard_normal((shape[0] + 2 * CROP_PX, shape[1] + 2 * CROP_PX), dtype=np.float32)
         for rows, columns in _tiles(shape, TEXTURE_PX):
-            noise = np.zeros((1, side, side, 1), np.float32)
-            part = field[rows.start : rows.start + side, columns.start : columns.start + side]
-            noise[0, : part.shape[0], : part.shape[1], 0] = part
-            generated = np.asarray(self._generator.predict_on_batch(noise))
+            corner = origin[0] + rows.start - CROP_PX, origin[1] + columns.start - CROP_PX
+            noise = noise_window(seed, 0, *corner, (side, side), 1)
+            generated = np.asarray(self._generator.predict_on_batch(noise[None]))
             height, width = rows.stop - rows.start, columns.stop - columns.start
             yield (rows, columns), generated[:, :height, :width]
 

@@ -237,19 +237,3 @@ def _fit_maps(noise: Floats, kernel: Floats, mean: Floats, real: Floats, rounds:
         table[:, :, 1] = real
         field = _inner(match_levels(field, table), LEVEL_REACH_PX)
     return tables
-
-
-def noise_window(seed: int, c: int, y0: int, x0: int, shape: tuple[int, int], bands: int) -> Floats:
-    """Return white noise ``(y, x, band)`` of class c that depends on the place alone, however it is cut."""
-    side = 64
-    out = np.empty((*shape, bands), np.float32)
-    for ty in range(y0 // side, (y0 + shape[0] - 1) // side + 1):
-        for tx in range(x0 // side, (x0 + shape[1] - 1) // side + 1):
-            rng = np.random.default_rng((seed, c, ty % (1 << 31), tx % (1 << 31)))
-            patch = rng.standard_normal((side, side, bands), np.float32)
-            top, left = max(y0, ty * side), max(x0, tx * side)
-            bottom, right = min(y0 + shape[0], (ty + 1) * side), min(x0 + shape[1], (tx + 1) * side)
-            out[top - y0 : bottom - y0, left - x0 : right - x0] = patch[
-                top - ty * side : bottom - ty * side, left - tx * side : right - tx * side
-            ]
-    return out

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import Prediction
+from ktex_model.noise import noise_window
 from ktex_model.texture.config import CONTEXT_PX, TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
-from ktex_model.texture.generators import Generators, noise_window
+from ktex_model.texture.generators import Generators
 from ktex_model.texture.network import Fitted
 from ktex_model.texture.prediction import Predictor
 
@@ -136,11 +137,13 @@ class TextureModel:
         noise = noise_window(seed, c, y0 - margin, x0 - margin, grown, self.bands)
         return np.clip(self.rotation.backward(self.generators.generate(c, noise)), 0, 1)
 
-    def simulate(self, labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
+    def simulate(
+        self, labels: NDArray[np.uint8], seed: int = 0, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.float32]:
         """Return the simulated image ``(y, x, band)``: the sum of masks times textures; 0 where no class is.
 
-        A pixel's noise follows from `seed`, its class and its place, so that `textures` of the same size and seed
-        shows the same pixels.
+        A pixel's noise follows from `seed`, its class and its place, which is `origin` for the first pixel, so that
+        parts of a scene fit together, and `textures` of the same size and seed shows the same pixels.
         """
         out = np.zeros((*labels.shape, self.bands), np.float32)
         for y in range(0, labels.shape[0], SIMULATED_TILE_PX):
@@ -149,7 +152,9 @@ class TextureModel:
                 for c in np.unique(tile[tile < self.k]).tolist():
                     rows, columns = _bounding(tile == c)
                     mask = tile[rows, columns] == c
-                    texture = self._texture(c, y + rows.start, x + columns.start, mask.shape, seed)
+                    texture = self._texture(
+                        c, origin[0] + y + rows.start, origin[1] + x + columns.start, mask.shape, seed
+                    )
                     out[y : y + SIMULATED_TILE_PX, x : x + SIMULATED_TILE_PX][rows, columns][mask] = texture[mask]
         return out
 

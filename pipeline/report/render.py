@@ -72,7 +72,8 @@ def _class_facts(each: LegendClass, areas: Mapping[int, float] | None) -> dict[s
 
 def render(contents: Contents, data: MapData, *, key: str) -> str:
     """Return the page as HTML; `key` names the run, so that a browser remembers its changes apart from others'."""
-    style, script = _joined(STYLES), _joined(SCRIPTS)
+    aspect = data.facts["width"] / data.facts["height"]
+    style, script = f":root {{ --map-aspect: {aspect:.4f}; }}\n{_joined(STYLES)}", _joined(SCRIPTS)
     return _template().render(
         c=contents,
         by_id={card.id: card for card in contents.classes},

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ktex_model.radiometry import Scaling
 from pipeline.models import load_model
 from pipeline.plan import Plan
+from pipeline.predict import model_of
 from pipeline.report.diagnostics import Diagnostics
 from pipeline.report.encode import encode_picture
 from pipeline.report.views import Stretch
@@ -46,28 +45,14 @@ def choose_exemplars(diagnostics: Diagnostics, ids: list[int], *, one_model: boo
 
 def write_textures(plan: Plan, stretch: Stretch, exemplars: Exemplars) -> dict[str, list[int]]:
     """Write ``textures/ID.png`` for the classes that a model stands for; runs where the models are loaded."""
-    if plan.given is not None:
-        directory, digest = plan.given.directory, plan.given.digest
-    else:
-        name = "global" if plan.one_model else exemplars.name
-        directory = plan.folders.model(name)
-        digest = (plan.folders.done("train", name) or {})["digest"]
-    model = load_model(directory, digest)
+    found = model_of(plan, exemplars.name)
+    if found is None:
+        raise RuntimeError(f"the model of {exemplars.name} must be trained before it shows its textures")
+    model = load_model(*found)
     generated = model.textures((TEXTURE_PX, TEXTURE_PX), seed=0)
     folder = plan.folders.outputs / TEXTURES
     folder.mkdir(exist_ok=True)
     for class_id, local_id in exemplars.local_ids.items():
-        shown = stretch.apply(unscale(generated[local_id], plan.scaling))
+        shown = stretch.apply(plan.scaling.invert(np.moveaxis(generated[local_id], -1, 0)))
         (folder / f"{class_id}.png").write_bytes(encode_picture(shown, "PNG"))
     return {"ids": list(exemplars.local_ids)}
-
-
-def unscale(texture: NDArray[np.float32], scaling: Scaling) -> NDArray[np.float32]:
-    """Bring a texture ``(y, x, band)`` from 0..1 to the units of the source, ``(band, y, x)``.
-
-    >>> from ktex_model import radiometry
-    >>> unscale(np.full((1, 1, 2), 0.5, np.float32), radiometry.reflectance(2)).ravel().tolist()
-    [5000.0, 5000.0]
-    """
-    low, high = np.array(scaling.low, np.float32), np.array(scaling.high, np.float32)
-    return np.asarray(np.moveaxis(texture * (high - low) + low, -1, 0), np.float32)

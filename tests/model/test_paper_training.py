@@ -13,6 +13,7 @@ import pytest
 import ktex_model
 from ktex_model.extractors import Extractor
 from ktex_model.model import Sample
+from ktex_model.noise import noise_window
 from ktex_model.paper import PaperConfig, PaperModel, training
 from ktex_model.paper import networks as nets
 from ktex_model.paper.steps import step_tensors
@@ -315,7 +316,7 @@ def test_textures_do_not_depend_on_the_tiles_they_are_made_in(model):
     assert textures.dtype == np.float32
     assert (textures >= 0).all()
     assert (textures <= 1).all()
-    noise = np.random.default_rng(4).standard_normal((1, 166, 156, 1), dtype=np.float32).reshape(1, 166, 156, 1)
+    noise = noise_window(4, 0, -8, -8, (166, 156), 1)[None]
     generators = nets.Generators(3, 2, 0.99, 9)
     nets.assign_tensors(generators, model.tensors())
     np.testing.assert_allclose(textures, np.asarray(generators(noise)), atol=1e-5)
@@ -328,6 +329,9 @@ def test_simulated_image_shows_each_class_its_texture(model):
     for k in range(3):
         np.testing.assert_array_equal(simulated[labels == k], textures[k][labels == k])
     assert (simulated[labels == 255] == 0).all()
+    part = model.simulate(labels[30:, 65:], seed=4, origin=(30, 65))
+    np.testing.assert_allclose(part, simulated[30:, 65:], atol=1e-5)
+    assert np.abs(model.simulate(labels[30:, 65:], seed=4) - part).max() > 1e-3
 
 
 @pytest.mark.parametrize(("k", "step"), [(2, 127), (3, 85), (6, 42), (128, 1)])

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage, signal, stats
 
+from ktex_model.noise import noise_window
 from ktex_model.texture.features import decompose
 from ktex_model.texture.generators import (
     Generators,
@@ -14,7 +15,6 @@ from ktex_model.texture.generators import (
     colour_noise,
     colouring_kernel,
     fit_generators,
-    noise_window,
 )
 
 SIDE = 160

@@ -38,6 +38,16 @@ def test_each_pixel_shows_its_class_texture(model: TextureModel) -> None:
     assert 0 <= simulated.min() <= simulated.max() <= 1
 
 
+@pytest.mark.parametrize("cut", [(128, 64), (37, 201), (0, 0)])
+def test_parts_of_a_scene_fit_together(model: TextureModel, cut: tuple[int, int]) -> None:
+    labels = np.random.default_rng(1).integers(0, 2, (300, 270)).astype(np.uint8)
+    whole, (y, x) = model.simulate(labels, seed=2), cut
+    part = model.simulate(labels[y : y + 90, x:], seed=2, origin=cut)
+    np.testing.assert_allclose(part, whole[y : y + 90, x:], atol=2e-4)
+    if any(cut):
+        assert np.abs(model.simulate(labels[y : y + 90, x:], seed=2) - part).max() > 0.01
+
+
 def test_classes_differ_as_their_pixels_did(model: TextureModel) -> None:
     one, two = (model.rotation.forward(texture) for texture in model.textures((128, 128), seed=1))
     assert abs(one.mean((0, 1))[0]) < 0.2

@@ -53,6 +53,16 @@ class GreyModel:
         levels[order] = (np.arange(self.k) + 0.5) / self.k
         return np.broadcast_to(levels[:, None, None, None], (self.k, *shape, self.bands)).copy()
 
+    def simulate(
+        self, labels: NDArray[np.uint8], seed: int = 0, origin: tuple[int, int] = (0, 0)
+    ) -> NDArray[np.float32]:
+        """Show each class its grey level, with a weave by which a place is known."""
+        levels = np.append(self.textures((1, 1))[:, 0, 0], np.zeros((1, self.bands), np.float32), axis=0)
+        rows, columns = (np.arange(size) + start for size, start in zip(labels.shape, origin, strict=True))
+        weave = ((3 * rows[:, None] + columns) % 7 + seed) / 100
+        image = levels[np.minimum(labels, self.k)] + weave[..., None]
+        return np.where(labels[..., None] < self.k, image, 0).astype(np.float32)
+
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put the grey model in the place of `ktex_model`'s; returns the list that its trainings are logged in."""
