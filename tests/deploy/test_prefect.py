@@ -90,8 +90,10 @@ def test_a_deployment_fits_its_flow_its_pool_and_the_job_that_the_pool_makes(eac
     assert 60 <= limit["grace_period_seconds"] <= 86400
 
 
-def test_names_are_unique() -> None:
+def test_names_are_unique_and_every_flow_has_its_deployment() -> None:
     assert len(set(NAMES)) == len(NAMES)
+    modules = {path.stem for path in (REPOSITORY / "flows").glob("*.py") if "@flow(" in path.read_text()}
+    assert {each["entrypoint"].split(".")[1] for each in DEPLOYMENTS} == modules
 
 
 def test_jobs_on_kubernetes_are_not_root_and_find_data_and_certificates() -> None:
