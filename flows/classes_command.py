@@ -115,12 +115,27 @@ def _follow_up(directory: Path, runs: bool) -> int:
     if is_run(directory):
         if runs:
             raise InputError(f"--runs: {directory} is a run itself; give its catalogue, or leave --runs out")
-        return 0
+        return _remake_report(directory)
     there = published_runs(directory)
     if not runs and there:
         click.echo(f"{len(there)} published run(s) are as they were; --runs rewrites them too")
     for run in there if runs else ():
-        click.echo(f"{run}: {'rewritten' if refresh(run, directory) else 'nothing to change'}")
+        changed = refresh(run, directory)
+        click.echo(f"{run}: {'rewritten' if changed else 'nothing to change'}")
+        if changed:
+            _remake_report(run)
+    return 0
+
+
+def _remake_report(run: Path) -> int:
+    """Make the report of a rewritten run anew, where it has one; pixels that were left out stay out."""
+    from pipeline.report import REPORT, remake_report, shows_pixels
+
+    if (run / REPORT).exists():
+        page, reason = remake_report(run, pixels=None if shows_pixels(run / REPORT) else False)
+        click.echo(f"written: {page}")
+        if reason:
+            click.echo(f"ktex: {reason}", err=True)
     return 0
 
 

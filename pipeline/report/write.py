@@ -19,6 +19,8 @@ from pipeline.workspace import RECORD
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
+PIXELS = '<script type="text/plain" id="image">'
+"""What a page begins its imagery with."""
 
 
 def write_report(directory: Path, record: RunRecord, imagery: Imagery, *, title: str) -> Path:
@@ -42,6 +44,11 @@ def write_report(directory: Path, record: RunRecord, imagery: Imagery, *, title:
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def shows_pixels(page: Path) -> bool:
+    """Whether a report holds pixels of the imagery."""
+    return PIXELS in page.read_text(encoding="utf-8")
 
 
 def remake_report(directory: Path, *, pixels: bool | None = None) -> tuple[Path, str]:

@@ -22,6 +22,7 @@ from flows.prefect_settings import PRIVATE
 from pipeline.demo import make_demo
 from pipeline.errors import InputError
 from pipeline.run import Stage
+from pipeline.settings import Settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -38,7 +39,9 @@ class Work:
     """A run whose stages only say that they were there."""
 
     is_done = False
-    log = None
+    log = capacity = None
+    manifest = {"key": "0" * 64}  # noqa: RUF012
+    plan = SimpleNamespace(settings=Settings())
 
     @contextmanager
     def clocked(self, name: str) -> Iterator[str]:

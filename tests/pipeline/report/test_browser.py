@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pystac
 import pytest
+import rasterio
+from pystac.extensions.classification import ClassificationExtension
 
-from pipeline.report import remake_report
-from pipeline.results import Result
+from flows.cli import main
+from pipeline.report import remake_report, shows_pixels
+from pipeline.results import Result, open_result
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -142,6 +146,47 @@ def test_classes_are_named_recoloured_and_merged_by_clicking_and_exported(
         "version": 1,
         "edits": [{"id": 1, "name": "Wald <dicht>", "color": "#1B7837"}, {"id": 3, "merge_into": 1}],
     }
+
+
+def test_what_the_page_exports_is_applied_to_all_outputs(opened: Open, run_copy: Path, tmp_path: Path) -> None:
+    remake_report(run_copy)
+    before = open_result(run_copy)
+    page = opened(path=run_copy / "report.html")
+    field = page.locator("input.name[data-id='1']")
+    field.fill("Wald <dicht>")
+    field.press("Enter")
+    page.locator("input[type=color][data-id='1']").first.fill("#1b7837")
+    page.locator(".card select[data-id='3']").select_option("1")
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "edits.json")
+    assert main(["classes", "apply", str(run_copy), str(tmp_path / "edits.json")]) == 0
+
+    after = open_result(run_copy)
+    expected = np.where(before.labels == 3, 1, before.labels)
+    np.testing.assert_array_equal(after.labels, expected)
+    with rasterio.open(run_copy / "labels.tif") as cog:
+        np.testing.assert_array_equal(cog.read(1), expected)
+        assert cog.colormap(1)[1] == (0x1B, 0x78, 0x37, 255)
+    assert (after.legend[1].name, after.legend[1].colour) == ("Wald <dicht>", "#1B7837")
+    assert after.legend.ids == [0, 1, 2]
+    item = pystac.Item.from_file(str(run_copy / "item.json"))
+    classes = ClassificationExtension.ext(item.assets["labels"]).classes or []
+    assert {each.value: each.title for each in classes if each.value == 1} == {1: "Wald <dicht>"}
+    page = opened(path=run_copy / "report.html")
+    assert page.inner_text(".legend [data-name='1']") == "Wald <dicht>"
+    assert page.inner_text(".legend [data-share='1']") == f"{100 * after.legend[1].share:.1f}%"
+    assert page.locator(".card").count() == 3
+
+
+def test_pixels_that_were_left_out_stay_out_when_classes_change(run_copy: Path) -> None:
+    remake_report(run_copy, pixels=False)
+    assert main(["classes", "name", str(run_copy), "0", "Water"]) == 0
+    assert "Water" in (run_copy / "report.html").read_text("utf-8")
+    assert not shows_pixels(run_copy / "report.html")
+    remake_report(run_copy)
+    assert main(["classes", "name", str(run_copy), "0", "Lake"]) == 0
+    assert shows_pixels(run_copy / "report.html")
 
 
 def test_undo_and_redo_go_through_all_changes_and_a_reload_keeps_them(opened: Open, made: Result) -> None:
