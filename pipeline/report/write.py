@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+import rasterio
+
 from pipeline.errors import InputError
 from pipeline.imagery import reopen_scene
 from pipeline.pixels import Scene
@@ -19,6 +21,7 @@ from pipeline.workspace import RECORD
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
+_CACHE_MB = 64
 PIXELS = '<script type="text/plain" id="image">'
 """What a page begins its imagery with."""
 
@@ -37,7 +40,8 @@ def write_report(directory: Path, record: RunRecord, imagery: Imagery, *, title:
     title
         Heading of the page; any text.
     """
-    found = survey(directory, record, imagery)
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):  # else GDAL keeps what it read, up to a share of the machine's memory
+        found = survey(directory, record, imagery)
     page = render(compile_contents(found, record, title), MapData.make(found), key=record.key or "")
     path = directory / REPORT
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

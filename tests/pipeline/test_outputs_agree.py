@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from ktex_model.texture import TextureConfig
 from pipeline import Settings, open_result, segment
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import write_raster
+from tests.pipeline.report.conftest import CHROMIUM, FLAGS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
@@ -111,6 +113,31 @@ def by_geopandas(frame: gpd.GeoDataFrame) -> Said:
     return Said(first.colour.to_dict(), frame.crs.to_epsg(), areas.to_dict(), first.name.to_dict())
 
 
+def by_browser(path: Path) -> Said:
+    """What a person sees in the report; areas, which are rounded there, are those that its script has."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = chromium.new_context(offline=True).new_page()
+        page.goto(path.as_uri())
+        page.wait_for_selector("#stage[data-ready]")
+        found = page.evaluate(
+            """() => [...document.querySelectorAll("input.name[data-id]")].map(field => {
+            const id = field.dataset.id, fill = document.querySelector(`.legend [data-fill="${id}"]`);
+            return [Number(id), field.value, fill.getAttribute("fill")]; })"""
+        )
+        facts = json.loads(page.text_content("#data"))
+        crs = page.locator(".facts li", has_text="EPSG:").inner_text()
+        chromium.close()
+    areas = {each["id"]: each["km2"] * 1e6 for each in facts["classes"]}
+    return Said(
+        {i: colour for i, _, colour in found}, int(crs.removeprefix("EPSG:")), areas, {i: n for i, n, _ in found}
+    )
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_all_outputs_say_the_same(run: Path) -> None:
     result = open_result(run)
     plain = xr.open_zarr(run / "labels.zarr", mask_and_scale=False, decode_coords="all").labels
@@ -124,6 +151,7 @@ def test_all_outputs_say_the_same(run: Path) -> None:
         "rasterio": by_rasterio(run / "labels.tif"),
         "pystac": by_stac(run / "item.json"),
         "GeoParquet": by_geopandas(gpd.read_parquet(run / "polygons.parquet")),
+        "Chromium": by_browser(run / "report.html"),
         "GeoPackage": by_geopandas(gpd.read_file(run / "polygons.gpkg")),
     }
     qml = (run / "labels.qml").read_text(encoding="utf-8")
