@@ -16,6 +16,7 @@ from pipeline.acquisitions import Acquisition, DeliveryError, Source, SourceErro
 from pipeline.errors import InputError, RunFailedError
 from pipeline.ledger import Claim, FencedError, InputNote, Ledger
 from pipeline.ledger.heartbeat import kept_alive
+from pipeline.logs import bound
 from pipeline.pixels import fingerprint_file
 from pipeline.plan import code_version
 from pipeline.results import open_result
@@ -163,7 +164,7 @@ def _work(config: WatchConfig, ledger: Ledger, sources: dict[str, Source], claim
     """Work on a claim to its end, whatever that is."""
     name = f"{claim.source} {claim.name}"
     try:
-        with kept_alive(ledger, claim, config.lease_s):
+        with bound(acquisition=name), kept_alive(ledger, claim, config.lease_s):
             return _process(config, ledger, sources, claim, segment)
     except FencedError as error:
         return Outcome(name, "fenced", str(error))

@@ -25,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.ledger import Ledger
 from pipeline.ledger.holder import Holder
 from pipeline.legend import Legend
+from pipeline.logs import current_ids
 from pipeline.results import open_result
 from pipeline.run import segment
 from pipeline.series import read_dates
@@ -136,6 +137,20 @@ def test_a_file_that_is_touched_is_not_done_again_and_one_that_changed_is(
     age(path, 1000)
     assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
     assert open_result(config.out / "runs" / "2010-06-29").record.created > before
+
+
+def test_log_records_say_which_acquisition_they_speak_of(config: WatchConfig, drop: Path) -> None:
+    seen: list[str | None] = []
+
+    def note(source: list[str], out: str, settings: dict[str, Any]) -> object:
+        seen.append(current_ids().get("acquisition"))
+        raise RuntimeError("enough")
+
+    for name in ("a_20100629.tif", "a_20120731.tif"):
+        scene(drop / name, int(name[2:6]))
+    do_pass(config, segment=note)
+    assert seen == ["drop 2010-06-29", "drop 2012-07-31"]
+    assert "acquisition" not in current_ids()
 
 
 def test_a_file_that_is_being_written_waits(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
