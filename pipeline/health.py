@@ -110,13 +110,13 @@ def _label() -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def _check_file(labels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     import rasterio
-    from rasterio.transform import from_origin
+    from affine import Affine
 
     profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": 255, "crs": "EPSG:3857"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.tif"
         size = {"height": labels.shape[0], "width": labels.shape[1]}
-        with rasterio.open(path, "w", **profile, **size, transform=from_origin(0, 0, 5, 5), compress="zstd") as file:
+        with rasterio.open(path, "w", **profile, **size, transform=Affine(5, 0, 0, 0, -5, 0), compress="zstd") as file:
             file.write(labels, 1)
         with rasterio.open(path) as file:
             if file.crs.to_epsg() != 3857 or not np.array_equal(file.read(1), labels):

@@ -107,6 +107,11 @@ class Plan:
                 self.inputs[path].check_unchanged()
         return pixels
 
+    def check_inputs(self) -> None:
+        """Raise RunFailedError where an input is gone, or another than the one that was hashed."""
+        for file in self.inputs.values():
+            file.check_unchanged()
+
     def image(self, pixels: Pixels) -> NDArray[np.float32]:
         """Scale pixels ``(band, y, x)`` for the model: ``(y, x, band)`` float32 in 0..1."""
         return np.ascontiguousarray(np.moveaxis(self.scaling.apply(pixels.data), 0, -1), dtype=np.float32)

@@ -451,8 +451,7 @@ def _write(run: Run, engine: Engine, report: Report) -> None:
 
 def _publish(run: Run, _: Engine, report: Report) -> None:
     report(0, 1)
-    for file in run.plan.inputs.values():
-        file.check_unchanged()
+    run.plan.check_inputs()
     publish_catalogue(run.plan, run.lock)
     make_run_record(run).write(run.plan.folders.outputs / RECORD)
     write_item(run.plan.folders.outputs, run.plan.folders.root.name)

@@ -21,6 +21,9 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+collect_ignore = ["pipeline/qgis_legend.py"]
+"""Run by QGIS' own Python, which is not ours."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

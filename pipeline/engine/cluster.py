@@ -156,7 +156,9 @@ class DaskPool:
         if future is None:
             return False  # given up meanwhile
         if isinstance(ended.error, _SchedulerLostError):
-            raise RunFailedError(f"the Dask scheduler was lost ({ended.error}); the same command resumes")
+            raise RunFailedError(
+                f"the Dask scheduler was lost ({' '.join(str(ended.error).split())}); the same command resumes"
+            )
         future.release()
         return True
 

@@ -26,6 +26,7 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     """Write the report of a run beside its other outputs, with what it is made of."""
     plan, outputs = run.plan, run.plan.folders.outputs
     report(0, 3)
+    plan.check_inputs()
     diagnostics = gather_diagnostics(plan, read_vocabulary(plan), run.alive())
     diagnostics.write(outputs)
     legend = Legend.from_json(outputs / "classes.json")

@@ -51,7 +51,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # A server refuses to run as root: there it runs as the user that its package makes.
     prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if prefix:
-        for parent in (folder, *folder.parents[:2]):
+        for parent in (folder, *folder.parents[:3]):  # of the temporary folders of each test process, too
             parent.chmod(parent.stat().st_mode | 0o011)
         shutil.chown(folder, "postgres")
     with socket.socket() as probe:

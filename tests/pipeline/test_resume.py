@@ -102,7 +102,7 @@ def test_the_old_result_stays_until_the_new_one_is_there(
     segment(quads, settings, tmp_path / "out")
     before = content(tmp_path / "out")
     make_quads(quads, {(1, 1): 99})
-    monkeypatch.setattr(run_module, "write_record", fail)
+    monkeypatch.setattr(run_module, "make_run_record", fail)
     with pytest.raises(OSError, match="disk on fire"):
         segment(quads, settings, tmp_path / "out")
     assert content(tmp_path / "out") == before
