@@ -36,6 +36,7 @@ SETTINGS = {
     "k": 3, "bands": "rgbn", "mode": "global", "block_px": 128, "chunk_px": 64, "engine": "serial", "sample_windows": 2,
     "sample_px": 64, "options": {"steps": 4, "rounds": 2, "refine_rounds": 1, "crop_px": 64, "batch": 2},
 }  # fmt: skip
+HEARTBEAT_S, SILENCE_S = 30, 75
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
@@ -115,8 +116,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # A dead run gives its slot free after that time, 300 s by default.
-        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "30",
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONWARNINGS": "ignore",
     }
@@ -175,6 +174,9 @@ def deployed_here(folder: Path, config: Path) -> Path:
     plan["deployments"] = [each for each in plan["deployments"] if each["work_pool"]["name"] == POOL]
     for each in plan["deployments"]:
         each.pop("schedules", None)
+        variables = each["work_pool"]["job_variables"]
+        env = {**variables["env"], "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
+        each["work_pool"] = {**each["work_pool"], "job_variables": {**variables, "env": env}}
         if each["entrypoint"].endswith("segment_mosaic"):
             continue
         each["parameters"] = {**each.get("parameters", {}), "config": str(config)}
@@ -195,7 +197,9 @@ def test_from_a_server_to_maps_on_a_schedule(stack: Stack, images: list[Path], t
     path = write_config(tmp_path)
     config = WatchConfig.read(path)
     (tmp_path / "drop").mkdir()
-    stack.run("work-pool", "create", POOL, "--type", "process")
+    # A dead run gives its slot free when it is found to be silent; its lease alone would hold it for 300 s.
+    provided = [sys.executable, "-m", "flows.cli", "provision", "--pool", "process", "--silence", str(SILENCE_S)]
+    subprocess.run(provided, env=stack.environment, cwd=REPOSITORY, check=True, capture_output=True)
     stack.run("deploy", "--all", "--prefect-file", str(deployed_here(tmp_path, path)))
     worker = stack.start("worker", "worker", "start", "--pool", POOL, "--limit", "3")
     try:
