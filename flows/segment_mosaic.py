@@ -7,6 +7,7 @@ resume lies in the run directory, so no result is persisted and nothing is cache
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,8 @@ stay_private()
 
 from prefect import flow, task  # noqa: E402
 from prefect.artifacts import (  # noqa: E402
+    create_image_artifact,
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -41,6 +44,9 @@ Progress = Callable[[str, int, int], None]
 
 UPDATE_S = 2.0
 """At most so often is a progress artifact updated: each time is a request to the server."""
+
+QUICKLOOK_BYTES = 2**20
+"""A larger quicklook is not sent to the server, which keeps artifacts in its database."""
 
 _watcher: ContextVar[Progress | None] = ContextVar("watcher", default=None)
 
@@ -146,3 +152,10 @@ def _reporter(stage: Stage) -> Callable[[int, int], None]:
 def _publish_summary(result: Result) -> None:
     create_table_artifact(class_table(result), key="ktex-classes", description=f"Classes of {result.path}")
     create_markdown_artifact(to_markdown(result), key="ktex-summary", description=f"Summary of {result.path}")
+    if (report := result.path / "report.html").exists():
+        create_link_artifact(
+            report.as_uri(), link_text="Report", key="ktex-report", description=f"Report of {result.path}"
+        )
+    if (picture := result.path / "quicklook.png").exists() and picture.stat().st_size <= QUICKLOOK_BYTES:
+        inline = f"data:image/png;base64,{b64encode(picture.read_bytes()).decode()}"
+        create_image_artifact(inline, key="ktex-quicklook", description=f"Quicklook of {result.path}")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,8 @@ def settle(tasks: int) -> tuple[Any, list[Any], list[Any]]:
 
 def test_each_stage_is_one_task_with_its_progress(stages: tuple[list[str], Work], tmp_path: Path) -> None:
     seen, work = stages
+    (tmp_path / "report.html").write_text("a page")
+    (tmp_path / "quicklook.png").write_bytes(b"a picture")
     told: list[tuple[str, int, int]] = []
     with module.watched_by(lambda *what: told.append(what)):
         result = module.segment_mosaic("scene", str(tmp_path), {"k": 4})
@@ -126,7 +129,11 @@ def test_each_stage_is_one_task_with_its_progress(stages: tuple[list[str], Work]
     assert flow_run.state.is_completed()
     assert [task.name for task in tasks] == ["Stage train", "Stage predict"]
     by_key = {each.key: each for each in artifacts}
-    assert set(by_key) == {"ktex-train", "ktex-predict", "ktex-classes", "ktex-summary"}
+    assert set(by_key) == {
+        "ktex-train", "ktex-predict", "ktex-classes", "ktex-summary", "ktex-report", "ktex-quicklook",
+    }  # fmt: skip
+    assert (tmp_path / "report.html").as_uri() in by_key["ktex-report"].data
+    assert by_key["ktex-quicklook"].data == "data:image/png;base64," + b64encode(b"a picture").decode()
     assert by_key["ktex-train"].type == "progress"
     assert float(by_key["ktex-predict"].data) == 100
     assert by_key["ktex-summary"].data == "# summary"
