@@ -37,7 +37,7 @@ def run_copy(made: Result, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.path, tmp_path / "copy"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an open browser holds an event loop, in which no other test could start one
 def browser() -> Iterator[Any]:
     """Start Chromium, with nothing to reach."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
