@@ -76,7 +76,7 @@ def find_devices() -> tuple[str, str, tuple[str, ...]]:
     # Imported by name: the pipeline's types do not hang on Keras', which come in a backend's clothes.
     keras = importlib.import_module("keras")
     tensor = keras.ops.add(keras.ops.ones((8, 8)), 1.0)
-    gpus = tuple(str(name) for name in keras.distribution.list_devices("gpu"))
+    gpus = tuple(name for name in map(str, keras.distribution.list_devices()) if name.startswith(("gpu", "cuda")))
     return str(keras.backend.backend()), str(tensor.device), gpus
 
 
