@@ -26,7 +26,7 @@ COLUMNS: dict[str, str] = {
 def advise(sources: list[str], given: dict[str, Any], numbers: str, plot: Path | None, as_json: bool) -> int:
     """Carry out ``ktex advise-k``; returns the exit code."""
     from pipeline.advise import parse_numbers, rate_numbers, read_samples
-    from pipeline.run import open_source
+    from pipeline.imagery import open_source
     from pipeline.settings import Settings
 
     wanted, settings = parse_numbers(numbers), Settings.parse(given)

@@ -110,8 +110,9 @@ def show_info(path: Path, *, bands: str | None, as_json: bool) -> int:
 
 def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | None) -> int:
     """Carry out ``ktex check``: all that `ktex run` checks, and what it would take; nothing is written."""
+    from pipeline.imagery import open_source
     from pipeline.plan import make_plan, project_cost
-    from pipeline.run import local_capacity, open_source
+    from pipeline.run import local_capacity
 
     settings = make_settings(given, config)
     scene = open_source(sources, settings)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS, Sample
 from pipeline.coherence import Pairs
 from pipeline.errors import InputError
+from pipeline.imagery import open_source
 from pipeline.metrics import Contingency
 from pipeline.plan import make_plan, model_config
-from pipeline.run import describe_source, open_source
+from pipeline.run import describe_source
 from pipeline.scene import Source
 from pipeline.settings import Settings
 from pipeline.train import scene_samples

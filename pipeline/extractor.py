@@ -11,8 +11,8 @@ import numpy as np
 from ktex_model import extractors
 from ktex_model.model import Sample
 from pipeline.errors import InputError
+from pipeline.imagery import open_source
 from pipeline.plan import make_plan
-from pipeline.run import open_source
 from pipeline.settings import Settings
 from pipeline.train import scene_samples
 

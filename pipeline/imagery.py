@@ -1,4 +1,4 @@
-"""The imagery of a run that is done, opened again from where the run found it."""
+"""The imagery of a run: opened as its settings say, and again from where it was found when the run is done."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.pixels import Scene, fingerprint_files
 from pipeline.record import RunRecord
-from pipeline.scene import open_scene
+from pipeline.scene import Source, open_scene
 from pipeline.settings import Settings
 from pipeline.sources import is_udm2
+
+
+def open_source(source: Source, settings: Settings) -> Scene:
+    """Open a source as the settings say; raises InputError where it does not make one scene."""
+    return open_scene(
+        source,
+        bands=settings.bands,
+        mask=settings.mask,
+        aoi=settings.aoi,
+        date=settings.date,
+        overlap=settings.overlap_rule,
+        align=settings.align,
+        tolerance_px=settings.tolerance_px,
+        resampling=settings.resampling,
+    )
 
 
 def reopen_scene(record: RunRecord) -> Scene:
@@ -31,14 +46,4 @@ def reopen_scene(record: RunRecord) -> Scene:
             raise InputError(f"{path}: has changed since the run; bring back what the run read")
     others = {settings.mask, settings.aoi}
     sources = [name for name, path in paths.items() if path not in others and not is_udm2(path)]
-    return open_scene(
-        sources,
-        bands=settings.bands,
-        mask=settings.mask,
-        aoi=settings.aoi,
-        date=settings.date,
-        overlap=settings.overlap_rule,
-        align=settings.align,
-        tolerance_px=settings.tolerance_px,
-        resampling=settings.resampling,
-    )
+    return open_source(sources, settings)

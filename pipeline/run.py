@@ -27,6 +27,7 @@ from pipeline.catalogue.store import CatalogueLock
 from pipeline.costs import Costs
 from pipeline.engine import Capacity, Engine, check_engine, open_engine
 from pipeline.errors import RunFailedError
+from pipeline.imagery import open_source
 from pipeline.logs import Bound, bound
 from pipeline.metrics import overlap_disagreement
 from pipeline.objects import to_text
@@ -44,7 +45,7 @@ from pipeline.projection import fit_workers, machine_memory
 from pipeline.publish import make_run_record, write_outputs
 from pipeline.report import report_run
 from pipeline.results import Result, open_result
-from pipeline.scene import Scene, Source, open_scene, spool
+from pipeline.scene import Source, spool
 from pipeline.settings import Settings
 from pipeline.simulation import create_simulated, forget_simulated, is_simulated, simulate_block
 from pipeline.stac import write_item
@@ -204,21 +205,6 @@ def prepare(
     run = Run(plan, workspace, manifest, created, capacity, target)
     run.books["plan"] = StageBooks("plan", time.perf_counter() - start, peak_rss_bytes=peak_rss_bytes())
     return run
-
-
-def open_source(source: Source, settings: Settings) -> Scene:
-    """Open a source as the settings say; raises InputError where it does not make one scene."""
-    return open_scene(
-        source,
-        bands=settings.bands,
-        mask=settings.mask,
-        aoi=settings.aoi,
-        date=settings.date,
-        overlap=settings.overlap_rule,
-        align=settings.align,
-        tolerance_px=settings.tolerance_px,
-        resampling=settings.resampling,
-    )
 
 
 def local_capacity(plan: Plan) -> Capacity | None:

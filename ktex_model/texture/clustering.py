@@ -12,17 +12,6 @@ from ktex_model.texture.filters import Floats
 Ints = NDArray[np.int64]
 
 
-def whiten(values: Floats, components: int) -> Floats:
-    """Project ``(n, feature)`` on its leading principal components, each to unit variance."""
-    if len(values) < 2:
-        return np.zeros((len(values), 0), np.float32)
-    centred = values - values.mean(0)
-    variance, basis = np.linalg.eigh(np.cov(centred, rowvar=False).reshape(values.shape[1], -1))
-    lead = np.argsort(variance)[::-1][:components]
-    lead = lead[variance[lead] > 1e-6 * max(variance.max(), 1e-12)]
-    return np.asarray(centred @ (basis[:, lead] / np.sqrt(variance[lead])), np.float32)
-
-
 def squared_distances(values: Floats, centres: Floats) -> Floats:
     """Return squared Euclidean distances ``(n, k)``, exact up to float32 rounding and never negative."""
     cross = values @ centres.T

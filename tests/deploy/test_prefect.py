@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import provision as module
 from flows.provision import HEARTBEAT_S, Notice, PoolType, fit_template, make_automations, provision
 from pipeline.errors import InputError
+from tests.servers import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = REPOSITORY / "deploy" / "prefect.yaml"
@@ -152,12 +152,6 @@ def test_an_address_that_is_none_is_an_error_of_the_user() -> None:
     assert notice is not None
     with pytest.raises(InputError, match="give addresses of mail"):
         notice.to_block()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:

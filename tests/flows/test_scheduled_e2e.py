@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import rasterio
 import yaml
@@ -26,6 +24,7 @@ from pipeline.ledger import Ledger
 from pipeline.results import open_result
 from pipeline.series import read_dates
 from pipeline.watch import WatchConfig
+from tests.servers import end, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -80,28 +79,6 @@ class Stack:
             assert time.monotonic() < until, f"{what} did not happen\n{logs}"
             time.sleep(every_s)
         return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def end(process: subprocess.Popen[bytes], sign: int = signal.SIGTERM) -> None:
-    """End a process and all that it started."""
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    for each in (*children, process):
-        try:
-            each.send_signal(sign)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    psutil.wait_procs(children, 10)
 
 
 @pytest.fixture(scope="module")

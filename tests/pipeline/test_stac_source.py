@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,15 +19,10 @@ import pytest
 from pipeline.acquisitions import Asset, DeliveryError, SourceError
 from pipeline.acquisitions.stac import StacSource
 from tests.pipeline.rasters import write_raster
+from tests.servers import free_port
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_item(name: str, day: str, href: str, west: float = 0.0, **fields: Any) -> dict[str, Any]:
