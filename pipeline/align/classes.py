@@ -22,6 +22,7 @@ _MIN_REPLICATION = 0.5
 _MIN_SEPARATION = 4.0
 _WANDER = 5.0
 _SAMPLE = 8192
+_PAIRS = 16384
 _STARTS = 3
 _SETTLED = 1e-4
 
@@ -108,14 +109,21 @@ def over_cluster(points: Float, weight: Float, count: int, rng: np.random.Genera
 
 
 def reduce_clusters(
-    graph: Graph, features: Float, weight: Float, variance: Float, centres: Float, limits: Limits
+    graph: Graph,
+    features: Float,
+    weight: Float,
+    variance: Float,
+    centres: Float,
+    limits: Limits,
+    rng: np.random.Generator,
 ) -> Clusters:
     """Dissolve and join clusters until each can be told from the others, or the number asked for is reached."""
     distance = squared_distances(features, centres)
     found = Clusters(centres, np.arange(len(centres)))
     nearest = found.nearest(distance)
+    ground = Ground.of(graph, features, weight, variance, rng)
     while len(found.classes) > 1:
-        seen = weigh(graph, features, weight, variance, found.owner[nearest])
+        seen = weigh(ground, found.owner[nearest])
         missing = np.setdiff1d(found.classes, seen.names)
         if len(missing):
             # A centre that is the nearest of no node describes nothing.
@@ -136,20 +144,66 @@ def reduce_clusters(
     return found
 
 
-def weigh(graph: Graph, features: Float, weight: Float, variance: Float, label: Int) -> Evidence:
-    """Collect the evidence for labels ``(N,)`` that were given by features alone."""
-    known = graph.known & (label >= 0)
-    names, dense = np.unique(label[known], return_inverse=True)
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What evidence rests on: nodes with features, and cells between them; of very many pairs of blocks a sample.
+
+    Attributes
+    ----------
+    nodes
+        ``(M,)`` nodes with features; `features`, `weight`, `variance` and `pixels` are theirs.
+    cell_a, cell_b, cell_count, cell_pair
+        Cells between such nodes (positions in `nodes`), and which of the `pairs` they belong to.
+    """
+
+    nodes: Int
+    features: Float
+    weight: Float
+    variance: Float
+    pixels: Float
+    cell_a: Int
+    cell_b: Int
+    cell_count: Float
+    cell_pair: Int
+    pairs: int
+
+    @classmethod
+    def of(cls, graph: Graph, features: Float, weight: Float, variance: Float, rng: np.random.Generator) -> Ground:
+        """Collect it; a few ten thousand pairs say as much of a few classes as all of them."""
+        pairs = len(graph.pair_i)
+        number = np.arange(pairs)
+        if pairs > _PAIRS:
+            drawn = np.sort(rng.choice(pairs, _PAIRS, replace=False))
+            number = np.full(pairs, -1)
+            number[drawn] = np.arange(_PAIRS)
+        use = (number[graph.cell_pair] >= 0) & graph.known[graph.cell_a] & graph.known[graph.cell_b]
+        nodes = np.flatnonzero(graph.known)
+        position = np.cumsum(graph.known) - 1
+        return cls(
+            nodes,
+            features[nodes],
+            weight[nodes],
+            variance[nodes],
+            graph.node_pixels[nodes],
+            position[graph.cell_a[use]],
+            position[graph.cell_b[use]],
+            graph.cell_count[use],
+            number[graph.cell_pair[use]],
+            min(pairs, _PAIRS),
+        )
+
+
+def weigh(ground: Ground, label: Int) -> Evidence:
+    """Collect the evidence for labels ``(N,)``, at least 0, that were given by features alone."""
+    label = label[ground.nodes]
+    there = np.bincount(label) > 0
+    names, dense = np.flatnonzero(there), (np.cumsum(there) - 1)[label]
     k = len(names)
-    of_node = np.full(len(label), -1)
-    of_node[known] = dense
-    share = np.bincount(dense, graph.node_pixels[known], minlength=k) / graph.node_pixels[known].sum()
-    a, b = of_node[graph.cell_a], of_node[graph.cell_b]
-    ok = (a >= 0) & (b >= 0)
-    a, b, count, pair = a[ok], b[ok], graph.cell_count[ok], graph.cell_pair[ok]
-    table = np.bincount(a * k + b, count, minlength=k * k).reshape(k, k)
+    share = np.bincount(dense, ground.pixels, minlength=k) / ground.pixels.sum()
+    a, b = dense[ground.cell_a], dense[ground.cell_b]
+    table = np.bincount(a * k + b, ground.cell_count, minlength=k * k).reshape(k, k)
     table = table + table.T
-    occurs, agreed = _by_pair(a, b, count, pair, len(graph.pair_i), k)
+    occurs, agreed = _by_pair(a, b, ground.cell_count, ground.cell_pair, ground.pairs, k)
     together = agreed.T @ occurs
     cross = table * (1 - np.eye(k))
     total = table.sum(axis=1)
@@ -157,7 +211,7 @@ def weigh(graph: Graph, features: Float, weight: Float, variance: Float, label: 
     contact = together + together.T + cross
     odds = np.log((2 * together + 4) * (2 * together.T + 4) / (cross + 4) ** 2)
     odds = np.where((contact >= _MIN_CONTACT_PX) & ~np.eye(k, dtype=bool), odds, np.inf)
-    distance, separation = _separation(features[known], weight[known], variance[known], dense, k)
+    distance, separation = _separation(ground.features, ground.weight, ground.variance, dense, k)
     return Evidence(names, share, replication, odds, contact, distance, separation)
 
 
@@ -287,7 +341,7 @@ def _lloyd(points: Float, weight: Float, centres: Float) -> tuple[Float, float]:
         before, cost = cost, float(weight @ distance[np.arange(len(points)), new])
         if cost > (1 - _SETTLED) * before:
             break
-        means = group_means(points, new, weight, len(centres))
-        filled = np.bincount(new, minlength=len(centres)) > 0
-        centres = np.where(filled[:, None], means, centres)
+        mine = (new[:, None] == np.arange(len(centres))) * weight[:, None]
+        total = mine.sum(axis=0)[:, None]
+        centres = np.where(total > 0, mine.T @ points / np.where(total > 0, total, 1.0), centres)
     return centres, cost

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from pipeline.align.graph import Float, Graph, Int
+from pipeline.align.graph import Float, Graph, Int, laplacian
 
 _SMOOTHNESS = 0.003, 3.0
 _TOLERANCE = 1e-4
@@ -71,12 +71,11 @@ def fixed_effects(
     n_blocks, n_groups = len(graph.blocks), int(group.max()) + 1
     of_group = sparse.csr_array((weight, (group, graph.node_block)), shape=(n_groups, n_blocks))
     total = np.maximum(of_group.sum(axis=1), 1e-12)
-    lap = laplacian(graph.pair_i, graph.pair_j, np.ones(len(graph.pair_i)), n_blocks)
     scale = max(float(np.mean(of_group.sum(axis=0))), 1e-12)
     # A trace of plain ridge gives blocks that no track ties to any other an offset of 0, not of noise.
     diagonal = (of_group.sum(axis=0) + 1e-4 * scale).astype(np.float32)
     # Single precision is far finer than what is solved for, and half as much to move.
-    smooth = (smoothness * scale * lap).astype(np.float32)
+    smooth = np.float32(smoothness * scale) * graph.laplacian
     means_of = (sparse.diags_array(1 / total) @ of_group).astype(np.float32).tocsr()
     transposed = of_group.T.astype(np.float32).tocsr()
 
@@ -89,7 +88,7 @@ def fixed_effects(
     guess: Any = None if start is None else start.astype(np.float32)
     solved = solve_cg(apply, right.astype(np.float32), diagonal + smooth.diagonal(), guess, _TOLERANCE)
     blocks = solved.astype(np.float64)
-    part = np.zeros(n_blocks, dtype=np.intp) if across_parts else graph.components()
+    part = np.zeros(n_blocks, dtype=np.intp) if across_parts else graph.components
     blocks -= group_means(blocks, part, np.ones(n_blocks), int(part.max()) + 1)[part]
     return blocks, group_means(features - blocks[graph.node_block], group, weight, n_groups)
 
@@ -151,13 +150,6 @@ def node_variance(graph: Graph, features: Float, weight: Float) -> Float:
     return result
 
 
-def laplacian(i: Int, j: Int, weight: Float, n: int) -> sparse.csr_array:
-    """Return the weighted Laplacian of a graph."""
-    links = sparse.coo_array((weight, (i, j)), shape=(n, n)).tocsr()
-    links = links + links.T
-    return (sparse.diags_array(np.asarray(links.sum(axis=1)).ravel()) - links).tocsr()
-
-
 def group_means(values: Float, group: Int, weight: Float, n: int) -> Float:
     """Return ``(n, D)`` weighted means; 0 where a group has no weight.
 
@@ -171,8 +163,8 @@ def group_means(values: Float, group: Int, weight: Float, n: int) -> Float:
 
 def sums(values: Float, group: Int, n: int) -> Float:
     """Return ``(n, D)`` sums of the rows of each group."""
-    pick = sparse.csr_array((np.ones(len(group)), (group, np.arange(len(group)))), shape=(n, len(group)))
-    result: Float = pick @ values
+    each = np.arange(len(group) + 1)
+    result: Float = sparse.csr_array((np.ones(len(group)), group, each), shape=(len(group), n)).T @ values
     return result
 
 

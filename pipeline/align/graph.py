@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,19 +59,21 @@ class Graph:
     delta: Float
     delta_weight: Float
 
-    @property
+    @cached_property
+    def sides(self) -> tuple[Groups, Groups]:
+        """The cells of each pair by their node on side a, and by that on side b."""
+        n = len(self.node_block)
+        return Groups(self.cell_pair * n + self.cell_a), Groups(self.cell_pair * n + self.cell_b)
+
+    @cached_property
     def side_pixels(self) -> tuple[Float, Float, Float]:
         """For each cell: shared pixels of its pair in node a, in node b, and in all."""
-        n = len(self.node_block)
-        keys_a, keys_b = self.cell_pair * n + self.cell_a, self.cell_pair * n + self.cell_b
-        return (
-            _sum_by(keys_a, self.cell_count),
-            _sum_by(keys_b, self.cell_count),
-            _sum_by(self.cell_pair, self.cell_count),
-        )
+        by_a, by_b = self.sides
+        return by_a.sum(self.cell_count), by_b.sum(self.cell_count), Groups(self.cell_pair).sum(self.cell_count)
 
+    @cached_property
     def components(self) -> Int:
-        """Return for each block the number of its connected part, largest part (in pixels) first."""
+        """For each block the number of its connected part, largest part (in pixels) first."""
         n = len(self.blocks)
         links = sparse.coo_array((np.ones(len(self.pair_i)), (self.pair_i, self.pair_j)), shape=(n, n))
         _, part = sparse.csgraph.connected_components(links, directed=False)
@@ -79,6 +82,45 @@ class Graph:
         rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
         result: Int = rank[part]
         return result
+
+    @cached_property
+    def laplacian(self) -> sparse.csr_array:
+        """``(B, B)`` float32: how blocks that overlap hang together, each pair with weight 1."""
+        return laplacian(self.pair_i, self.pair_j, np.ones(len(self.pair_i)), len(self.blocks)).astype(np.float32)
+
+
+class Groups:
+    """Elements of equal keys; sums and maxima of a group are given to each of its elements."""
+
+    def __init__(self, keys: Int) -> None:
+        self._order = np.argsort(keys, kind="stable")
+        ordered = keys[self._order]
+        first = np.ones(len(keys), dtype=bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        self._starts = np.flatnonzero(first)
+        self._group = np.empty(len(keys), dtype=np.intp)
+        self._group[self._order] = np.cumsum(first) - 1
+
+    def sum(self, values: Float) -> Float:
+        """Return for each element the sum over its group."""
+        return self._reduce(np.add, values)
+
+    def max(self, values: Float) -> Float:
+        """Return for each element the largest of its group."""
+        return self._reduce(np.maximum, values)
+
+    def _reduce(self, function: np.ufunc, values: Float) -> Float:
+        if not len(values):
+            return values.astype(np.float64)
+        result: Float = function.reduceat(values[self._order], self._starts)[self._group]
+        return result
+
+
+def laplacian(i: Int, j: Int, weight: Float, n: int) -> sparse.csr_array:
+    """Return the weighted Laplacian of a graph."""
+    links = sparse.coo_array((weight, (i, j)), shape=(n, n)).tocsr()
+    links = links + links.T
+    return (sparse.diags_array(np.asarray(links.sum(axis=1)).ravel()) - links).tocsr()
 
 
 def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> Graph:
@@ -172,10 +214,3 @@ def _check(order: Sequence[BlockSignature], overlaps: Sequence[Overlap], positio
     for o in overlaps:
         if o.a not in sizes or o.b not in sizes or o.table.shape != (sizes[o.a], sizes[o.b]):
             raise ValueError(f"`overlaps` must fit the signatures; got a table {o.table.shape} for {o.a} and {o.b}")
-
-
-def _sum_by(keys: Int, values: Float) -> Float:
-    """Return, for each element, the sum of `values` over all elements of the same key."""
-    _, inverse = np.unique(keys, return_inverse=True)
-    totals: Float = np.bincount(inverse, values).astype(np.float64)
-    return totals[inverse]

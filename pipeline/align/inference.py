@@ -8,7 +8,6 @@ import numpy as np
 from scipy import sparse
 from scipy.special import softmax
 
-from pipeline.align.classes import squared_distances
 from pipeline.align.drift import fixed_effects
 from pipeline.align.graph import Float, Graph, Int
 
@@ -18,6 +17,7 @@ _RIDGE = 0.05
 _MIN_NODES_FOR_PLANE = 24
 _COUPLING = 1.0
 _WORST = 40.0
+_SETTLED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +52,18 @@ def infer(
     offsets = shift
     probability = np.eye(k)[label]
     planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
+    fitted = None
     for step in range(_ROUNDS):
         temperature = 4.0 ** (1 - min(1.0, step / (_ROUNDS - 2)))
-        if step >= 1:
-            hard = probability.argmax(axis=1)
+        hard = probability.argmax(axis=1)
+        # Offsets cost most, and change with the labels alone.
+        if step >= 1 and (fitted is None or np.mean(hard != fitted) > _SETTLED):
             detail = _evaluate(planes, places, hard) - planes[hard, 0]
             offsets, _ = fixed_effects(
                 graph, features - detail, hard, weight, smoothness, across_parts=True, start=offsets
             )
             planes, spread = _fit_planes(features - offsets[graph.node_block], probability, weight, places)
+            fitted = hard
         cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
         for _ in range(_SWEEPS):
             fresh = softmax((_COUPLING * (links @ probability) - cost) / temperature, axis=1)
@@ -90,15 +93,14 @@ def _places(graph: Graph) -> Float:
 
 def _fit_planes(features: Float, probability: Float, weight: Float, places: Float) -> tuple[Float, float]:
     """Return ``(K, 3, D)`` planes, ridged towards constants, and the variance around them."""
-    k, dims = probability.shape[1], features.shape[1]
-    planes = np.zeros((k, 3, dims))
+    dims = features.shape[1]
     w = probability * weight[:, None]
+    total = np.maximum(w.sum(axis=0), 1e-12)
     many = probability.sum(axis=0) >= _MIN_NODES_FOR_PLANE
-    for c in range(k):
-        total = max(float(w[:, c].sum()), 1e-12)
-        weighted = places * w[:, c, None]
-        normal = weighted.T @ places + np.diag([1e-9 * total, *([_RIDGE * total if many[c] else 1e9 * total] * 2)])
-        planes[c] = np.linalg.solve(normal, weighted.T @ features)
+    ridge = np.where(many, _RIDGE, 1e9)[:, None] * [0.0, 1.0, 1.0] + [1e-9, 0.0, 0.0]
+    normal = np.stack([w.T @ (places * place[:, None]) for place in places.T], axis=1)
+    normal += (total[:, None] * ridge)[:, None] * np.eye(3)
+    planes = np.linalg.solve(normal, np.stack([w.T @ (features * place[:, None]) for place in places.T], axis=1))
     hard = probability.argmax(axis=1)
     residual = features - _evaluate(planes, places, hard)
     use = weight > 0
@@ -108,20 +110,19 @@ def _fit_planes(features: Float, probability: Float, weight: Float, places: Floa
 
 
 def _evaluate(planes: Float, places: Float, label: Int) -> Float:
-    result: Float = np.einsum("np,npd->nd", places, planes[label])
+    result: Float = planes[label, 0]
+    for p in (1, 2):
+        result += places[:, p, None] * planes[label, p]
     return result
 
 
 def _cost(graph: Graph, features: Float, planes: Float, places: Float, spread: float) -> Float:
     """Return ``(N, K)`` misfit of features, bounded; 0 where a node has none."""
-    slopes = planes.copy()
-    slopes[:, 0] = 0
-    # |f - m - B p|^2 is expanded, because an (N, K, D) array would be the largest of all.
-    tilt = np.einsum("np,kpd,nd->nk", places, slopes, features, optimize=True)
-    cross = np.einsum("np,kpd,kd->nk", places, slopes, planes[:, 0], optimize=True)
-    gram = np.einsum("kpd,kqd->kpq", slopes, slopes)
-    own = np.einsum("np,kpq,nq->nk", places, gram, places, optimize=True)
-    distance = squared_distances(features, planes[:, 0]) - 2 * tilt + 2 * cross + own
+    # |f - B p|^2 is expanded, because an (N, K, D) array would be the largest of all.
+    cross = sum(places[:, p, None] * (features @ planes[:, p].T) for p in range(3))
+    gram = np.einsum("kpd,kqd->pqk", planes, planes).reshape(9, -1)
+    own = (places[:, :, None] * places[:, None]).reshape(-1, 9) @ gram
+    distance = np.maximum(np.einsum("nd,nd->n", features, features)[:, None] - 2 * cross + own, 0.0)
     cost = 0.5 * distance / (spread * (1 + 16 / np.maximum(graph.node_pixels, 1)))[:, None]
     cost = np.minimum(cost, cost.min(axis=1, keepdims=True) + _WORST)
     return np.where(graph.known[:, None], cost, 0.0)

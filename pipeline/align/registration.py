@@ -32,7 +32,7 @@ def register(
         ``(B, D)`` to subtract from the features, 0 in the largest part; for each other part its number and how far
         its best place scores before the best distinct other one.
     """
-    part = graph.components()
+    part = graph.components
     shifts = np.zeros_like(offsets)
     margins = []
     plane, noise = _trend(graph, offsets, part == 0)

@@ -130,7 +130,7 @@ def _limits(graph: Graph, classes: int | None) -> Limits:
 
 def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator) -> tuple[_Prepared, list[str]]:
     """Shift disconnected parts onto the classes of the largest."""
-    part = graph.components()
+    part = graph.components
     if part.max() == 0:
         return ready, []
     found = _cluster(graph, ready, part[graph.node_block] == 0, limits, rng)
@@ -162,7 +162,7 @@ def _cluster(
     centres = over_cluster(points, track_weight, count, rng)
     if len(centres) == 0:
         centres = np.zeros((1, features.shape[1]))
-    return reduce_clusters(graph, features, weight, ready.variance, centres, limits)
+    return reduce_clusters(graph, features, weight, ready.variance, centres, limits, rng)
 
 
 def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:

@@ -12,16 +12,19 @@ from pipeline.align.graph import Float, Graph, Int
 
 _MIN_JACCARD = 0.4
 _MIN_SHARED_PX = 12
+_BENEFIT = 0.1
+"""Information, in nats a pixel, that a block is credited with: where all is one class, none can be shown."""
 
 
 def block_quality(graph: Graph) -> Float:
     """Return ``(B,)`` in 0.05..1: how well the labels of a block agree with its neighbours', by mutual information.
 
-    A block without overlaps, or whose overlaps hold one class only, has nothing that speaks against it: 1.
+    A block without overlaps, or whose overlaps hold hardly more than one class, has nothing that speaks against it: 1.
     """
     in_a, in_b, total = graph.side_pixels
     c = graph.cell_count
     n_blocks, n_pairs = len(graph.blocks), len(graph.pair_i)
+    pixels = np.bincount(graph.cell_pair, c, minlength=n_pairs)
     mutual = np.bincount(graph.cell_pair, c * np.log(c * total / (in_a * in_b)), minlength=n_pairs)
     # Each side's entropy, counted once a node: a cell carries its share c / in_a of node a.
     entropy_a = np.bincount(graph.cell_pair, -c * np.log(in_a / total), minlength=n_pairs)
@@ -31,7 +34,8 @@ def block_quality(graph: Graph) -> Float:
         np.bincount(graph.pair_i, v, minlength=n_blocks) + np.bincount(graph.pair_j, v, minlength=n_blocks)
         for v in (mutual, most)
     )
-    nmi = np.where(possible > 1e-9, shared / np.maximum(possible, 1e-9), 1.0)
+    benefit = _BENEFIT * sum(np.bincount(side, pixels, minlength=n_blocks) for side in (graph.pair_i, graph.pair_j))
+    nmi = np.where(possible > 1e-9, (shared + benefit) / np.maximum(possible + benefit, 1e-9), 1.0)
     return np.clip((nmi - 0.15) / 0.3, 0.05, 1.0)
 
 
@@ -45,7 +49,8 @@ def find_tracks(graph: Graph, features: Float) -> Int:
     a, b, c = graph.cell_a, graph.cell_b, graph.cell_count
     jaccard = c / (in_a + in_b - c)
     # Above one half a cell is the best of both its nodes; below, the largest count has to be looked for.
-    best = (c >= _max_by(graph, a, c)) & (c >= _max_by(graph, b, c))
+    by_a, by_b = graph.sides
+    best = (c >= by_a.max(c)) & (c >= by_b.max(c))
     keep = best & (jaccard > _MIN_JACCARD) & (c >= _MIN_SHARED_PX)
     a, b, score = a[keep], b[keep], (c * jaccard)[keep]
     both = graph.known[a] & graph.known[b]
@@ -56,15 +61,6 @@ def find_tracks(graph: Graph, features: Float) -> Int:
         near = distance < 3 * typical
         a, b, score = a[near], b[near], (score * np.exp(-distance / (6 * typical)))[near]
     return _join(graph.node_block, a[(order := np.argsort(-score, kind="stable"))], b[order])
-
-
-def _max_by(graph: Graph, node: Int, values: Float) -> Float:
-    """Return for each cell the largest value among the cells of the same pair and node."""
-    _, inverse = np.unique(graph.cell_pair * len(graph.node_block) + node, return_inverse=True)
-    largest = np.zeros(int(inverse.max()) + 1 if len(inverse) else 0)
-    np.maximum.at(largest, inverse, values)
-    result: Float = largest[inverse]
-    return result
 
 
 def _join(node_block: Int, first: Int, second: Int) -> Int:

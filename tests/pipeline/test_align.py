@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.align.simulator import SCENARIOS, Scenario, node_scores, permute, simulate
 from pipeline.align import Alignment, BlockSignature, Overlap, align
+from pipeline.align.graph import Groups
 from pipeline.metrics import overlap_disagreement, table_scores
 
 
@@ -59,6 +60,22 @@ def test_small_mosaics_have_as_many_classes_as_the_truth(counts, name):
         surplus.append(len(found.classes) - len(np.unique(true)))
     assert np.mean(scores) > 0.9
     assert max(map(abs, surplus)) <= 1
+
+
+def test_blocks_of_hardly_more_than_one_class_speak_as_well_as_others():
+    # One class covers nearly all: what blocks agree on there is little information, but no disagreement.
+    mosaic = simulate((2, 2), SCENARIOS["clean"], 14, classes=6, block_px=96)
+    assert max(np.bincount(mosaic.truth[mosaic.truth < 6])) > 0.9 * mosaic.truth.size
+    assert _score(mosaic, align(mosaic.signatures, mosaic.overlaps)) > 0.95
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=20))
+def test_sums_and_maxima_of_groups(elements):
+    keys = np.array([key for key, _ in elements], dtype=np.intp)
+    values = np.array([value for _, value in elements], dtype=np.float64)
+    groups = Groups(keys)
+    assert groups.sum(values).tolist() == [sum(v for k, v in elements if k == key) for key in keys]
+    assert groups.max(values).tolist() == [max(v for k, v in elements if k == key) for key in keys]
 
 
 def test_asking_for_a_number_of_classes_gives_it():
