@@ -7,6 +7,7 @@ BENCHMARKS = {
     "outputs": "what the outputs of a map cost: seconds, and memory as the map grows",
     "page": "the report of published maps by their size: time, memory and size of the page",
     "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
+    "samples": "networks trained on samples of a map, and on the labelled pixels alone, scored in other places",
     "scale": "time, memory, parity and books of applying a model to large scenes",
     "train": "seconds of training and prediction, beside the published preset and the machine's own rates",
 }

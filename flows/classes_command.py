@@ -38,7 +38,7 @@ def show(directory: Path, as_json: bool) -> int:
 @_DIRECTORY
 @click.argument("class_id", metavar="ID", type=int)
 @click.argument("name", required=False)
-@click.option("--color", "--colour", "colour", metavar="#RRGGBB", help="Colour of the class.")
+@click.option("--color", "--colour", "colour", metavar="RRGGBB", help="Colour of the class, with or without a #.")
 @_RUNS
 def name(directory: Path, class_id: int, name: str | None, colour: str | None, runs: bool) -> int:
     """Give class ID a NAME, a colour, or both."""
@@ -46,7 +46,8 @@ def name(directory: Path, class_id: int, name: str | None, colour: str | None, r
 
     if name is None and colour is None:
         raise click.UsageError("Give a NAME or a --color")
-    legend = rename_class(directory, class_id, name, colour)
+    # A shell takes what follows an unquoted # for a comment, so that it has to be possible without.
+    legend = rename_class(directory, class_id, name, colour and "#" + colour.removeprefix("#"))
     found = next(each for each in legend.everything if each.id == class_id)
     click.echo(f"class {class_id} is {found.name}, {found.colour}")
     return _follow_up(directory, runs)
@@ -64,7 +65,8 @@ def merge(directory: Path, ids: tuple[int, ...], runs: bool) -> int:
         raise click.UsageError("Give the classes to merge and, last, the one that they become part of")
     *gone, into = ids
     merge_them(directory, gone, into)
-    click.echo(f"classes {', '.join(str(each) for each in gone)} are part of class {into}")
+    listed = ", ".join(str(each) for each in gone)
+    click.echo(f"{f'class {listed} is' if len(gone) == 1 else f'classes {listed} are'} part of class {into}")
     return _follow_up(directory, runs)
 
 

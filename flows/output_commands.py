@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+
+from flows.progress import open_progress
 
 _RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 _OUT = click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A new directory.")
@@ -20,7 +23,9 @@ def polygons(run: Path, to: Path) -> int:
     from pipeline.results import open_result
     from pipeline.stac import write_item
 
-    count = write_polygons(open_result(run), to)
+    result = open_result(run)
+    with open_progress() as progress:
+        count = write_polygons(result, to, tell=partial(progress, "Tracing blocks"))
     if to.absolute().parent == run.absolute() and (run / "item.json").exists():
         write_item(run)
     click.echo(f"{count:,} polygons in {to}")
@@ -47,7 +52,8 @@ def clean(run: Path, out: Path, mmu_px: int | None, mmu_m2: float | None, majori
     given: dict[str, Any] = {"mmu_px": mmu_px if mmu_m2 is None else mmu_of_area(result, mmu_m2)}
     given |= {"majority_px": majority_px}
     how = CleanUp(**{name: value for name, value in given.items() if value is not None})
-    cleaned = clean_run(result, out, how)
+    with open_progress() as progress:
+        cleaned = clean_run(result, out, how, progress=progress)
     click.echo(f"cleaned map of {len(cleaned.legend)} classes in {out}")
     return 0
 
@@ -61,7 +67,9 @@ def change(before: Path, after: Path, out: Path) -> int:
     from pipeline.change import compare
     from pipeline.results import open_result
 
-    table = compare(open_result(before), open_result(after), out)
+    one, other = open_result(before), open_result(after)
+    with open_progress() as progress:
+        table = compare(one, other, out, tell=partial(progress, "Comparing blocks"))
     compared, kept = int(table.pixels.sum()), int(table.pixels.trace())
     share = f" ({1 - kept / compared:.1%})" if compared else ""
     click.echo(f"{compared - kept:,} of {compared:,} pixels changed{share}; see {out}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+
+from flows.progress import open_progress
 
 
 @click.command()
@@ -49,7 +52,9 @@ def samples(directory: Path, classes: Path, to: Path, folds: str, **given: Any) 
         first, second, third = (float(share) for share in folds.split(","))
     except ValueError:
         raise InputError(f"--folds {folds}: must be three numbers such as 0.7,0.15,0.15") from None
-    found = write_samples(directory, classes, to, Rules(shares=(first, second, third), **given))
+    rules = Rules(shares=(first, second, third), **given)
+    with open_progress() as progress:
+        found = write_samples(directory, classes, to, rules, partial(progress, "Writing chips"))
     click.echo(f"{to}")
     for fold, each in found["folds"].items():
         shown = ", ".join(f"{name} {pixels:,} px" for name, pixels in each["pixels"].items())

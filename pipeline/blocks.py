@@ -8,12 +8,15 @@ has seen the pixels that it depends on. All windows are clipped to the scene; ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 Index = tuple[int, int]
 """Position of a block in its grid: ``(iy, ix)``."""
+
+Tell = Callable[[int, int], None]
+"""Is called with how many pieces of some work are done, and how many there are."""
 
 
 class Window(NamedTuple):
@@ -139,6 +142,13 @@ class BlockGrid:
         for iy in range(self.counts[0]):
             for ix in range(self.counts[1]):
                 yield self.block((iy, ix))
+
+    def each(self, tell: Tell | None) -> Iterator[Block]:
+        """Yield the blocks, and tell after each how many are done."""
+        for done, block in enumerate(self, 1):
+            yield block
+            if tell is not None:
+                tell(done, len(self))
 
     def __contains__(self, index: object) -> bool:
         return (

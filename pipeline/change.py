@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.areas import CELL_PX, pixel_areas
-from pipeline.blocks import BlockGrid, Window
+from pipeline.blocks import BlockGrid, Tell, Window
 from pipeline.cog import verify_cog, write_cog
 from pipeline.derived import new_folder
 from pipeline.errors import InputError
@@ -48,11 +48,14 @@ class Transitions:
     areas_m2: NDArray[np.float64] | None
 
 
-def compare(before: Result, after: Result, out: str | Path, *, work_px: int = WORK_PX) -> Transitions:
+def compare(
+    before: Result, after: Result, out: str | Path, *, work_px: int = WORK_PX, tell: Tell | None = None
+) -> Transitions:
     """Compare two maps, and write what was found to a new directory.
 
     ``change.tif`` (COG, uint16, ``from * 256 + to``, nodata 65535 where either map has none), ``change.qml``,
-    ``transitions.csv`` and ``change.json``. Classes that were merged since are counted as what they are now.
+    ``transitions.csv`` and ``change.json``. Classes that were merged since are counted as what they are now. `tell`
+    is called with the blocks that are done and all of them.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def compare(before: Result, after: Result, out: str | Path, *, work_px: int = WO
         change = LabelStore.open(folder / "change.zarr", "r+")
         pixels, areas = np.zeros(CODES**2, np.int64), np.zeros(CODES**2)
         follow = follow_merges(before.legend, after.legend)
-        for block in BlockGrid(one.shape, one.chunk_px * max(1, work_px // one.chunk_px)):
+        for block in BlockGrid(one.shape, one.chunk_px * max(1, work_px // one.chunk_px)).each(tell):
             codes = encode(follow[one.read(block.core)], follow[other.read(block.core)])
             change.array()[block.core.slices] = codes
             found, weights = _count(codes, block.core, change)
@@ -129,7 +132,7 @@ def _check_comparable(before: Result, after: Result, one: LabelStore, other: Lab
             f"expected {describe_grid(one.geobox)}; run both on the same area and pixels"
         )
     said = before.record.vocabulary, after.record.vocabulary
-    if said[0] is None or said[0] != said[1]:
+    if before.record.meaning is None or before.record.meaning != after.record.meaning:
         raise InputError(
             f"{after.path}: its ids mean other classes than those of {before.path} "
             f"({said[1] or 'its own'}; expected {said[0] or 'those of one model or catalogue'}); "
@@ -201,7 +204,7 @@ def describe(before: Result, after: Result, legend: Legend, table: Transitions) 
         "version": 1,
         "before": {"run": str(before.path), "key": before.record.key},
         "after": {"run": str(after.path), "key": after.record.key},
-        "vocabulary": before.record.vocabulary,
+        "vocabulary": before.record.meaning,
         "pixels_compared": compared,
         "share_changed": (compared - kept) / compared if compared else None,
         "ids": table.classes,

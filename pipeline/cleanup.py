@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.blocks import BlockGrid, Window
+from pipeline.blocks import BlockGrid, Tell, Window
 from pipeline.errors import InputError
 
 MAX_MMU_PX = 1024
@@ -145,11 +145,18 @@ def _count(here: NDArray[np.bool_], window_px: int) -> NDArray[np.int32]:
 
 
 def smooth_map(
-    read: Read, write: Write, shape: tuple[int, int], majority_px: int, *, nodata: int, block_px: int
+    read: Read,
+    write: Write,
+    shape: tuple[int, int],
+    majority_px: int,
+    *,
+    nodata: int,
+    block_px: int,
+    tell: Tell | None = None,
 ) -> int:
     """Smooth a map piece by piece; returns how many pixels changed."""
     changed = 0
-    for block in BlockGrid(shape, block_px, context_px=majority_px // 2):
+    for block in BlockGrid(shape, block_px, context_px=majority_px // 2).each(tell):
         labels = read(block.read)
         core = block.core.relative_to(block.read).slices
         smoothed = smooth(labels, majority_px, nodata)[core]
@@ -158,14 +165,23 @@ def smooth_map(
     return changed
 
 
-def sieve_map(read: Read, write: Write, shape: tuple[int, int], mmu_px: int, *, nodata: int, block_px: int) -> int:
+def sieve_map(
+    read: Read,
+    write: Write,
+    shape: tuple[int, int],
+    mmu_px: int,
+    *,
+    nodata: int,
+    block_px: int,
+    tell: Tell | None = None,
+) -> int:
     """Sieve a map once, piece by piece; returns how many pixels changed.
 
     A patch of fewer than N pixels reaches less than N from a core, and one that borders on it is known to be large
     within N more: so far is read.
     """
     changed, (height, width) = 0, shape
-    for block in BlockGrid(shape, block_px, context_px=2 * mmu_px):
+    for block in BlockGrid(shape, block_px, context_px=2 * mmu_px).each(tell):
         labels, window = read(block.read), block.read
         sides = window.y0 > 0, window.x0 > 0, window.y1 < height, window.x1 < width
         core = block.core.relative_to(window).slices

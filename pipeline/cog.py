@@ -88,7 +88,8 @@ def filling_cog(
 ) -> Iterator[DatasetWriter]:
     """Give a dataset to write pixels into, in any order, which becomes the COG `path` at the end.
 
-    Where anything fails, `path` is left as it was.
+    It holds exact statistics of each band, so that nobody who opens it has to read it through. Where anything fails,
+    `path` is left as it was.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def filling_cog(
         predictor = "YES" if resampling == "AVERAGE" else "NO"
         rasterio.shutil.copy(
             plain, cog, driver="COG", compress="DEFLATE", predictor=predictor, blocksize=_block_px(profile["width"]),
-            bigtiff="IF_SAFER", overview_resampling=resampling, num_threads=str(threads or "ALL_CPUS"),
+            bigtiff="IF_SAFER", overview_resampling=resampling, statistics="YES",
+            num_threads=str(threads or "ALL_CPUS"),
         )  # fmt: skip
         os.replace(cog, path)
 

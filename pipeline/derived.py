@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,23 @@ from pipeline.cog import verify_cog, write_cog
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
-from pipeline.metrics import effective_classes
+from pipeline.metrics import effective_classes, seams
+from pipeline.plan import grid_of
 from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
+from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, make_record
+from pipeline.report import REPORT, remake_report, shows_pixels
+from pipeline.report.diagnostics import DIAGNOSTICS
+from pipeline.report.textures import TEXTURES
 from pipeline.results import LABELS, LEGEND, RECORD, Result, open_result
 from pipeline.stac import write_item
 from pipeline.stores import Labels, LabelStore, create_labels, set_legend
 
 BLOCK_PX = 1024
+KEPT = (DIAGNOSTICS, TEXTURES)
+"""What a cleaned map has from the run that it was made of: samples and the report need it."""
+Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
@@ -72,12 +81,14 @@ def mmu_of_area(result: Result, area_m2: float) -> int:
     return max(1, math.ceil(area_m2 / float(pixel)))
 
 
-def clean(result: Result, out: str | Path, how: CleanUp, *, block_px: int = BLOCK_PX) -> Result:
+def clean(
+    result: Result, out: str | Path, how: CleanUp, *, block_px: int = BLOCK_PX, progress: Progress | None = None
+) -> Result:
     """Publish a cleaned map as a run of its own: the same for any `block_px`.
 
     Majority smoothing comes first; then patches below the minimum mapping unit are given to the large ones around
     them, from outside inwards, until none borders on a large one any more. Islands in nodata stay. Pixels that change
-    have confidence 0.
+    have confidence 0. `progress` is called with the step, and how many of its pieces are done and there are.
 
     Raises
     ------
@@ -94,27 +105,36 @@ def clean(result: Result, out: str | Path, how: CleanUp, *, block_px: int = BLOC
         said = ", ".join(f"{name} {value}" for name, value in asdict(how).items())
         attrs["history"] = f"{source.group.attrs.get('history', '')}\ncleaned from {result.path.name}: {said}"
         create_labels(folder / LABELS, source.geobox, chunk_px=source.chunk_px, dtype="uint8", attrs=attrs)
-        _clean_into(LabelStore.open(folder / LABELS, "r+"), source, folder, how, block_px)
+        _clean_into(LabelStore.open(folder / LABELS, "r+"), source, folder, how, block_px, progress or _silent)
         _publish(folder, result, how, Path(out).absolute().name)
     return open_result(out)
 
 
-def _clean_into(target: LabelStore, source: LabelStore, folder: Path, how: CleanUp, block_px: int) -> None:
+def _silent(step: str, done: int, total: int) -> None:
+    """Is told how far the work is, and keeps it to itself."""
+
+
+def _clean_into(
+    target: LabelStore, source: LabelStore, folder: Path, how: CleanUp, block_px: int, progress: Progress
+) -> None:
     passes = [folder / "pass0.zarr", folder / "pass1.zarr"]
     for path in passes:
         create_labels(path, source.geobox, chunk_px=source.chunk_px, attrs={})
     stores = [LabelStore.open(path, "r+") for path in passes]
     block_px = source.chunk_px * max(1, block_px // source.chunk_px)  # no chunk has two writers
-    shape, nodata = source.shape, source.nodata
+    work: dict[str, Any] = {"nodata": source.nodata, "block_px": block_px}
     now, turn = source, 0
     if how.majority_px > 1:
-        smooth_map(now.read, _writer(stores[0]), shape, how.majority_px, nodata=nodata, block_px=block_px)
+        tell = partial(progress, "Smoothing")
+        smooth_map(now.read, _writer(stores[0]), source.shape, how.majority_px, **work, tell=tell)
         now, turn = stores[0], 1
-    changed = how.mmu_px > 1
+    changed, passes_done = how.mmu_px > 1, 0
     while changed:
-        changed = sieve_map(now.read, _writer(stores[turn]), shape, how.mmu_px, nodata=nodata, block_px=block_px) > 0
+        passes_done += 1
+        tell = partial(progress, f"Sieving, pass {passes_done}")
+        changed = sieve_map(now.read, _writer(stores[turn]), source.shape, how.mmu_px, **work, tell=tell) > 0
         now, turn = stores[turn], 1 - turn
-    for block in BlockGrid(shape, block_px):
+    for block in BlockGrid(source.shape, block_px).each(partial(progress, "Writing labels")):
         labels, before = now.read(block.core), source.read(block.core)
         confidence = source.read_confidence(block.core)
         confidence[labels != before] = 0
@@ -141,16 +161,17 @@ def _publish(folder: Path, result: Result, how: CleanUp, name: str) -> None:
     write_cog(store, folder / "labels.tif", legend=legend, tags=tags)
     verify_cog(folder / "labels.tif", store)
     write_cog(store, folder / "confidence.tif", variable="confidence", tags=tags)
-    record = result.record
+    write_quicklook(store, legend, folder / "quicklook.png", None)
+    record, found = result.record, seams(store.read, grid_of(result.record.settings, store.shape))
     pixels = [each.pixels for each in legend.classes]
     metrics = Metrics(
         pixels_valid=sum(pixels),
         pixels_per_second=None,
         classes=len(legend),
         classes_effective=effective_classes(pixels),
-        seam_change_rate=None,
-        interior_change_rate=None,
-        seam_excess=None,
+        seam_change_rate=found.seam_change_rate,
+        interior_change_rate=found.interior_change_rate,
+        seam_excess=found.seam_excess,
         seam_excess_before_cut=None,
         overlap_disagreement=None,
         alignment=None,
@@ -166,9 +187,16 @@ def _publish(folder: Path, result: Result, how: CleanUp, name: str) -> None:
         code=record.code,
         key=key,
         settings_digest=record.settings_digest,
-        vocabulary=record.vocabulary,
+        vocabulary=record.meaning,
         metrics=metrics,
     ).write(folder / RECORD)
+    for kept in KEPT:
+        if (result.path / kept).is_dir():
+            shutil.copytree(result.path / kept, folder / kept)
+        elif (result.path / kept).exists():
+            shutil.copyfile(result.path / kept, folder / kept)
+    if (result.path / REPORT).exists():
+        remake_report(folder, pixels=None if shows_pixels(result.path / REPORT) else False, title=name)
     write_item(folder, name)
 
 

@@ -242,6 +242,13 @@ def make_grid(
     return BlockGrid(shape, block_px, overlap_px=overlap_px, context_px=context_px)
 
 
+def grid_of(settings: Mapping[str, Any], shape: tuple[int, int]) -> BlockGrid:
+    """Return the blocks that a published map was made of, by the settings in its record."""
+    known = Settings.model_validate({name: each for name, each in settings.items() if name in Settings.model_fields})
+    one_model = known.mode == "global" or known.model is not None
+    return make_grid(shape, known.block_px or max(shape), known, 0, one_model=one_model)
+
+
 def project_cost(plan: Plan) -> Projection:
     """Project what a run will take."""
     return _project(plan.grid, plan.scene, plan.settings, one_model=plan.one_model, trains=plan.given is None)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod
 
-from pipeline.blocks import BlockGrid, Window
+from pipeline.blocks import BlockGrid, Tell, Window
 from pipeline.cleanup import label_patches
 from pipeline.errors import InputError
 from pipeline.legend import Legend
@@ -73,7 +73,9 @@ class _Parts:
         return Polygon(self.class_id, self.first, self.pixels, canonical(self.parts))
 
 
-def trace(read: Read, shape: tuple[int, int], nodata: int, *, block_px: int = BLOCK_PX) -> Iterator[Polygon]:
+def trace(
+    read: Read, shape: tuple[int, int], nodata: int, *, block_px: int = BLOCK_PX, tell: Tell | None = None
+) -> Iterator[Polygon]:
     """Yield the polygon of each patch of a map: pixels of one class that share sides.
 
     The same polygons for any `block_px`, in an order that differs.
@@ -86,7 +88,7 @@ def trace(read: Read, shape: tuple[int, int], nodata: int, *, block_px: int = BL
     grid = BlockGrid(shape, block_px)
     grown = _Growing()
     above: dict[int, _Edge] = {}
-    for number, block in enumerate(grid):
+    for number, block in enumerate(grid.each(tell)):
         window = block.core
         numbers, classes = label_patches(read(window), nodata)
         yield from grown.add(number, window, shape, numbers, classes)
@@ -240,11 +242,12 @@ def geodesic_areas(shapes: NDArray[Any], crs: CRS | None) -> NDArray[np.float64]
     return np.array([round(abs(geod.geometry_area_perimeter(each)[0]), 3) for each in outlines])
 
 
-def write_polygons(result: Result, path: str | Path, *, block_px: int = BLOCK_PX) -> int:
+def write_polygons(result: Result, path: str | Path, *, block_px: int = BLOCK_PX, tell: Tell | None = None) -> int:
     """Write the polygons of a run to GeoParquet or GeoPackage; returns how many there are.
 
     Columns: ``patch`` (place of its first pixel in reading order: unique), ``class``, ``name``, ``colour``,
-    ``pixels``, ``area_m2`` (geodesic), ``geometry``. The file is there whole or not at all.
+    ``pixels``, ``area_m2`` (geodesic), ``geometry``. The file is there whole or not at all. `tell` is called with the
+    blocks that are done and all of them.
 
     Raises
     ------
@@ -262,7 +265,7 @@ def write_polygons(result: Result, path: str | Path, *, block_px: int = BLOCK_PX
     count, batch = 0, list[Polygon]()
     writer: _ParquetFile | _PackageFile = (_ParquetFile if path.suffix == ".parquet" else _PackageFile)(partial)
     with writer:
-        for polygon in trace(store.read, store.shape, store.nodata, block_px=block_px):
+        for polygon in trace(store.read, store.shape, store.nodata, block_px=block_px, tell=tell):
             batch.append(polygon)
             count += 1
             if len(batch) == BATCH:

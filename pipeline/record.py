@@ -238,6 +238,11 @@ class RunRecord(_Part):
     blocks: Blocks
     metrics: Metrics | None = None
 
+    @property
+    def meaning(self) -> str | None:
+        """What gave the ids their meaning: the vocabulary, or this very run where they are its own."""
+        return self.vocabulary or (self.key and f"run {self.key}")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.exit_code != _EXIT_CODES[self.state]:

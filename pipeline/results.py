@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LABELS = "labels.zarr"
 LEGEND = "classes.json"
 RECORD = "run.json"
+SHOWN = 30
+"""So many classes are listed where a result is printed."""
 
 
 def open_labels(path: str | Path) -> xr.Dataset:
@@ -43,13 +45,24 @@ def open_store(path: str | Path, group: str | None = None) -> xr.Dataset:
     return data
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """A published run."""
 
     path: Path
     record: RunRecord
     legend: Legend
+
+    def __repr__(self) -> str:
+        """Say in a few lines what there is; the record and the legend in full would fill the screen."""
+        grid, classes = _grid(self.path / LABELS), [_class_line(each) for each in _classes(self.legend)]
+        lines = [
+            f"<Result {self.path}>",
+            f"  {self.record.state}, {grid['shape'][0]} x {grid['shape'][1]} px (y, x), {grid['crs'] or 'no CRS'}, "
+            f"{len(classes)} classes",
+        ]
+        more = [f"    ... and {len(classes) - SHOWN} more"] if len(classes) > SHOWN else []
+        return "\n".join(lines + classes[:SHOWN] + more)
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -112,13 +125,16 @@ def summarise(path: str | Path) -> dict[str, Any]:
     if (path / "zarr.json").exists():
         return {"path": str(path), "grid": _grid(path), "classes": _flags(path)}
     result = open_result(path)
-    classes = [
-        {"id": each.id, "name": each.name, "colour": each.colour, "pixels": each.pixels, "share": each.share}
-        for each in result.legend.classes
-    ]
     outputs = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
     grid, record = _grid(path / LABELS), result.record.model_dump(mode="json")
-    return {"path": str(path), "grid": grid, "classes": classes, "outputs": outputs, "record": record}
+    return {"path": str(path), "grid": grid, "classes": _classes(result.legend), "outputs": outputs, "record": record}
+
+
+def _classes(legend: Legend) -> list[dict[str, Any]]:
+    return [
+        {"id": each.id, "name": each.name, "colour": each.colour, "pixels": each.pixels, "share": each.share}
+        for each in legend.classes
+    ]
 
 
 def _grid(path: Path) -> dict[str, Any]:

@@ -12,20 +12,18 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from pipeline.blocks import BlockGrid
 from pipeline.catalogue.store import CLASSES
 from pipeline.cog import verify_cog, write_cog
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
 from pipeline.metrics import effective_classes, seams
-from pipeline.plan import make_grid
+from pipeline.plan import grid_of
 from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, RunRecord
 from pipeline.results import Result, open_result
-from pipeline.settings import Settings
 from pipeline.stac import write_item
 from pipeline.stores import LabelStore, set_legend
 from pipeline.workspace import RECORD, Workspace, whole
@@ -100,7 +98,7 @@ def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
     old = result.record.metrics
     if old is None:
         raise InputError(f"{result.path}: the run has no figures; run it to its end first")
-    found = seams(store.read, _grid(result, store))
+    found = seams(store.read, grid_of(result.record.settings, store.shape))
     metrics = Metrics.model_validate(
         old.model_dump()
         | {
@@ -116,10 +114,3 @@ def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
         }
     )
     return result.record.model_copy(update={"metrics": metrics})
-
-
-def _grid(result: Result, store: LabelStore) -> BlockGrid:
-    settings = Settings.model_validate(result.record.settings)
-    one_model = settings.mode == "global" or settings.model is not None
-    side = settings.block_px or max(store.shape)
-    return make_grid(store.shape, side, settings, 0, one_model=one_model)

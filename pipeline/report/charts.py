@@ -5,6 +5,7 @@ Text is set by the page and not drawn, so that it keeps its size on a phone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,13 +117,15 @@ def _points(line: _Line, last: float, top: float) -> str:
 def nice_top(value: float) -> float:
     """Return the upper end of an axis from 0 whose quarters are round numbers.
 
-    >>> [nice_top(value) for value in (0.0, 0.054, 2.03, 7.7)]
-    [1.0, 0.08, 4.0, 8.0]
+    >>> [nice_top(value) for value in (0.0, 0.054, 2.03, 4.2)]
+    [1.0, 0.06, 3.0, 6.0]
     """
     if value <= 0:
         return 1.0
     magnitude = 10.0 ** np.floor(np.log10(value))
-    return float(next(round(step * magnitude, 12) for step in (1, 2, 4, 8, 10) if step * magnitude >= value))
+    return float(
+        next(round(step * magnitude, 12) for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if step * magnitude >= value)
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,9 @@ def draw_spectra(by_class: dict[int, tuple[float, ...]], bands: Sequence[str]) -
     >>> draw_spectra({0: (10.0, 40.0)}, ("R", "N"))[0].own
     '10.00,75.00 90.00,0.00'
     """
-    top = max((max(values) for values in by_class.values() if values), default=0.0) or 1.0
+    top = max((max(values) for values in by_class.values() if values), default=0.0)
+    top = top if top > 0 else 1.0
+    digits = max(0, 2 - math.floor(math.log10(top)))  # three that count of the highest, and as many of all
     columns = np.linspace(10, 90, len(bands)) if len(bands) > 1 else np.array([50.0])
     dots = {
         i: tuple(
@@ -156,7 +161,7 @@ def draw_spectra(by_class: dict[int, tuple[float, ...]], bands: Sequence[str]) -
             lines[i],
             tuple(line for j, line in lines.items() if j != i)[:40],
             points,
-            tuple((band, f"{value:,.4g}") for band, value in zip(bands, by_class[i], strict=True)),
+            tuple((band, f"{value:,.{digits}f}") for band, value in zip(bands, by_class[i], strict=True)),
         )
         for i, points in dots.items()
     }

@@ -24,6 +24,7 @@ ALWAYS = frozenset({"k", "preset", "mode", "scaling", "seed"})
 """Settings that are shown whether they were chosen or not."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def summarise(metrics: Metrics, areas: Mapping[int, float] | None, confidence: f
     found.append(Figure("Classes", str(metrics.classes), f"as varied as {metrics.classes_effective:.1f} of equal size"))
     if metrics.seam_excess is not None and metrics.seam_change_rate is not None:
         note = f"{metrics.seam_change_rate:.1%} of pixel pairs change class, {metrics.interior_change_rate:.1%} inside"
-        found.append(Figure("Excess at block borders", f"{metrics.seam_excess:+.2%}", note))
+        excess = f"{metrics.seam_excess:+.2%}".replace("-", MINUS)
+        found.append(Figure("Excess at block borders", excess, note))
     if confidence is not None:
         found.append(Figure("Confidence", f"{confidence:.0%}", "median over the map"))
     if metrics.truth is not None:
@@ -96,6 +98,17 @@ def summarise(metrics: Metrics, areas: Mapping[int, float] | None, confidence: f
         note = f"ARI, 1 is perfect; {truth.hungarian_accuracy:.1%} of pixels right after matching"
         found.append(Figure("Agreement with the truth", f"{truth.ari:.3f}", note))
     return found
+
+
+def describe_cleaning(settings: Mapping[str, Any]) -> list[str]:
+    """Say how a map was cleaned up; nothing where it is as the models made it.
+
+    >>> describe_cleaning({"mmu_px": 9, "majority_px": 1}), describe_cleaning({})
+    (['cleaned: patches from 9 px'], [])
+    """
+    mmu, majority = int(settings.get("mmu_px", 1)), int(settings.get("majority_px", 1))
+    parts = [f"majority of {majority} {TIMES} {majority} px"] * (majority > 1) + [f"patches from {mmu} px"] * (mmu > 1)
+    return [f"cleaned: {', '.join(parts)}"] if parts else []
 
 
 def describe_map(shape: tuple[int, int], box: GeoBox, record: RunRecord) -> list[str]:
@@ -110,7 +123,8 @@ def describe_map(shape: tuple[int, int], box: GeoBox, record: RunRecord) -> list
         authority = crs.to_authority()
         facts += [f"pixels of {size:.4g}{unit}", ":".join(authority) if authority else crs.name]
     mode = "one model" if record.settings.get("mode") == "global" else "a model for each block"
-    return [*facts, f"preset {record.settings.get('preset')}, {mode}", f"{record.created:%-d %B %Y, %H:%M} UTC"]
+    facts += [f"preset {record.settings.get('preset')}, {mode}", *describe_cleaning(record.settings)]
+    return [*facts, f"{record.created:%-d %B %Y, %H:%M} UTC"]
 
 
 def describe_state(record: RunRecord) -> list[str]:
@@ -127,16 +141,16 @@ def draw_blocks(grid: BlockGrid, borders: Sequence[Border], inside: float | None
     rated = [(border, border.rate) for border in borders if border.rate is not None]
     if not rated:
         return None
-    inside = inside or 0.0
     lines = tuple(
-        (b.x0, b.y0, b.x1, b.y1, level(rate - inside), f"{rate:.1%} of {b.pairs:,} pixel pairs change class")
+        (b.x0, b.y0, b.x1, b.y1, level(rate - (inside or 0.0)), f"{rate:.1%} of {b.pairs:,} pixel pairs change class")
         for b, rate in rated
     )
     worst = max(rate for _, rate in rated)
     rows, columns = grid.counts
+    compared = "" if inside is None else f"; inside blocks {inside:.1%} do"
     summary = (
         f"{rows} {TIMES} {columns} blocks, {len(rated)} borders. At the worst, {worst:.1%} of pixel pairs change "
-        f"class; inside blocks {inside:.1%} do."
+        f"class{compared}."
     )
     return BlockFigure(grid.shape[1], grid.shape[0], lines, summary)
 

@@ -22,7 +22,7 @@ from pipeline.report.encode import picture_uri, png_uri
 from pipeline.report.likeness import Features, Likeness, compare, describe_patch
 from pipeline.report.patches import find_places
 from pipeline.report.textures import TEXTURES
-from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, picture, read_image, read_map
+from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, fade, picture, read_image, read_map
 from pipeline.stores import LabelStore
 
 PARTS = ("labels.tif", "confidence.tif", "labels.zarr", "classes.json", DIAGNOSTICS)
@@ -49,7 +49,7 @@ class Imagery:
 
 @dataclass(frozen=True)
 class Patch:
-    """A real patch: its picture, and in words where it lies."""
+    """A real patch: its picture, in which other classes are faded, and in words where it lies."""
 
     uri: str
     caption: str
@@ -151,7 +151,8 @@ def _look(
             described = describe_patch(np.ascontiguousarray(np.moveaxis(scaled, 0, -1)), of_class & pixels.valid)
             features.setdefault(class_id, []).append(described)
             if imagery.shown:
-                shown.append(Patch(picture_uri(picture(pixels, stretch)), _caption(window, float(of_class.mean()))))
+                seen = fade(picture(pixels, stretch), of_class)
+                shown.append(Patch(picture_uri(seen), _caption(window, float(of_class.mean()))))
         patches[class_id] = tuple(shown)
     return picture(image, stretch) if imagery.shown else None, patches, features
 

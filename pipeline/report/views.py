@@ -118,6 +118,18 @@ def read_image(scene: Scene, factor: int) -> Pixels:
     return scene.overview(-(-max(height, width) // factor))
 
 
+FADED = (0.2, 190)
+"""What is faded keeps this share of its contrast, in grey, around this brightness."""
+
+
+def fade(shown: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a picture ``(y, x, 4)`` in which all but what is `kept` ``(y, x)`` is faint and grey."""
+    share, middle = FADED
+    grey = middle + share * (shown[..., :3].mean(axis=2, keepdims=True) - 128)
+    faded = np.concatenate([np.repeat(grey, 3, axis=2), shown[..., 3:]], axis=2)
+    return np.where(kept[..., None], shown, np.rint(faded)).astype(np.uint8)
+
+
 def picture(view: Pixels, stretch: Stretch) -> NDArray[np.uint8]:
     """Return ``(y, x, 4)`` uint8, transparent where not valid."""
     alpha = np.where(view.valid, 255, 0).astype(np.uint8)

@@ -55,7 +55,7 @@ def shows_pixels(page: Path) -> bool:
     return PIXELS in page.read_text(encoding="utf-8")
 
 
-def remake_report(directory: Path, *, pixels: bool | None = None) -> tuple[Path, str]:
+def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "") -> tuple[Path, str]:
     """Make the report of a published run again, with its classes as they are named now.
 
     The imagery is read from where the run found it; where it is gone or has changed, the report does without it, and
@@ -67,6 +67,8 @@ def remake_report(directory: Path, *, pixels: bool | None = None) -> tuple[Path,
         A published run.
     pixels
         Whether pixels of the imagery may be shown; as the run was told where None.
+    title
+        Heading of the page; the directory's name where none is given.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def remake_report(directory: Path, *, pixels: bool | None = None) -> tuple[Path,
         scene = reopen_scene(record)
     except InputError as error:
         reason = f"This report shows no pixels of the imagery: {error}."
-    path = write_report(directory, record, Imagery(scene, shown, reason), title=directory.resolve().name)
+    path = write_report(directory, record, Imagery(scene, shown, reason), title=title or directory.resolve().name)
     if (directory / ITEM).exists():
         write_item(directory)  # which holds the page's checksum
     return path, reason

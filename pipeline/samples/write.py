@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
-from pipeline.blocks import Window
+from pipeline.blocks import Tell, Window
 from pipeline.errors import InputError
 from pipeline.imagery import reopen_scene
 from pipeline.pixels import Pixels
@@ -37,7 +37,7 @@ def write_samples(
     classes: Path,
     to: Path,
     rules: Rules,
-    report: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Make a data set from a published run; it is there whole or not at all.
 
@@ -51,8 +51,8 @@ def write_samples(
         Directory of the data set; new or empty.
     rules
         What a sample must be like.
-    report
-        Called with (chips done, in all).
+    tell
+        Called with the chips that are written and all of them.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def write_samples(
             _write_chip(
                 partial, chip, pixels, np.where(pixels.valid, mask, IGNORE).astype(np.uint8), store, scene.bands
             )
-            if report is not None:
-                report(done, len(chips))
+            if tell is not None:
+                tell(done, len(chips))
         found = describe(result, mapping, rules, chips)
         write_json(partial / DESCRIPTION, found)
         write_card(partial / "README.md", found)

@@ -38,7 +38,7 @@ def test_classes_are_shown_as_a_table_and_as_json(catalogue: Path, capsys: pytes
 
 def test_a_change_of_a_catalogue_is_one_file_in_one_step(catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_catalogue(catalogue)
-    assert main(["classes", "name", str(catalogue), "7", "Water", "--color", "#0000ff"]) == 0
+    assert main(["classes", "name", str(catalogue), "7", "Water", "--color", "0000ff"]) == 0
     assert main(["classes", "merge", str(catalogue), "0", "3", "7"]) == 0
     assert "classes 0, 3 are part of class 7" in capsys.readouterr().out
     after = read_catalogue(catalogue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rio_cogeo.cogeo import cog_validate
 
 import pipeline.cog
 from pipeline.blocks import Window
-from pipeline.cog import verify_cog, write_cog
+from pipeline.cog import Variable, verify_cog, write_cog
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
 from pipeline.stores import LabelStore, create_labels
@@ -134,18 +137,58 @@ def first_to_win(votes: Iterable[int]) -> int:
     return best
 
 
-@pytest.mark.parametrize("legend", [None, LEGEND])
-def test_overviews_hold_the_mode(tmp_path: Path, legend: Legend | None) -> None:
-    rng = np.random.default_rng(3)
-    labels = rng.choice(np.array([0, 1, 2, 200, 255], np.uint8), (1024, 640))
-    write_cog(filled(tmp_path / "labels.zarr", labels), tmp_path / "labels.tif", legend=legend)
-    with rasterio.open(tmp_path / "labels.tif") as source:
-        assert source.overviews(1) == [2]
-    with rasterio.open(tmp_path / "labels.tif", overview_level=0) as source:
-        found = source.read(1)
-    cells = labels.reshape(512, 2, 320, 2).transpose(0, 2, 1, 3).reshape(-1, 4)
-    expected = np.array([first_to_win(cell) for cell in cells.tolist()], np.uint8).reshape(512, 320)
+@settings(deadline=None, max_examples=8)
+@given(
+    height=st.integers(258, 560),
+    width=st.integers(4, 40),
+    values=st.lists(st.sampled_from([0, 1, 2, 200, 254, 255]), min_size=1, max_size=5, unique=True),
+    legend=st.sampled_from([None, LEGEND]),
+    seed=st.integers(0, 99),
+)
+def test_overviews_hold_the_mode(height: int, width: int, values: list[int], legend: Legend | None, seed: int) -> None:
+    labels = np.random.default_rng(seed).choice(np.array(values, np.uint8), (2 * height, 2 * width))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "labels.tif"
+        write_cog(filled(Path(folder) / "labels.zarr", labels), path, legend=legend)
+        with rasterio.open(path) as source:
+            count = len(source.overviews(1))
+        with rasterio.open(path, overview_level=0) as source:
+            found = source.read(1)
+    assert count == 1 + (height > 512)
+    cells = labels.reshape(height, 2, width, 2).transpose(0, 2, 1, 3).reshape(-1, 4)
+    expected = np.array([first_to_win(cell) for cell in cells.tolist()], np.uint8).reshape(height, width)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("variable", ["labels", "confidence"])
+def test_statistics_are_exact_and_in_the_file(tmp_path: Path, variable: Variable) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.choice(np.array([0, 1, 2, 200, 255], np.uint8), (1100, 640), p=[0.6, 0.1, 0.1, 0.1, 0.1])
+    store = filled(tmp_path / "labels.zarr", labels)
+    write_cog(store, tmp_path / "map.tif", variable=variable)
+    values = labels if variable == "labels" else store.read_confidence(Window(0, 0, *labels.shape))
+    values = values[values != 255].astype(np.float64)
+    with rasterio.open(tmp_path / "map.tif") as source:
+        said = {name.removeprefix("STATISTICS_"): float(text) for name, text in source.tags(1).items()}
+    assert said == pytest.approx(
+        {
+            "MINIMUM": values.min(),
+            "MAXIMUM": values.max(),
+            "MEAN": values.mean(),
+            "STDDEV": values.std(),
+            "VALID_PERCENT": 100 * values.size / labels.size,
+        },
+        abs=5e-3,
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["labels.zarr", "map.tif"]
+
+
+def test_a_map_without_any_class_has_no_statistics(tmp_path: Path) -> None:
+    store = filled(tmp_path / "labels.zarr", np.full((600, 40), 255, np.uint8))
+    write_cog(store, tmp_path / "labels.tif", legend=LEGEND)
+    verify_cog(tmp_path / "labels.tif", store)
+    with rasterio.open(tmp_path / "labels.tif") as source:
+        assert "STATISTICS_MEAN" not in source.tags(1)
 
 
 def test_overviews_of_confidence_invent_nothing(tmp_path: Path) -> None:

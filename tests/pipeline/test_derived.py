@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 import rasterio
 
 from flows.cli import main
+from pipeline.blocks import BlockGrid
 from pipeline.change import compare
 from pipeline.cleanup import CleanUp
 from pipeline.derived import clean, mmu_of_area
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendMerge
+from pipeline.metrics import seams
+from pipeline.report import shows_pixels
 from pipeline.results import open_result
+from tests.pipeline.made_run import make_run
 from tests.pipeline.published import UTM, publish
 from tests.pipeline.test_cleanup import slow_sieve, slow_smooth
 
@@ -58,6 +63,38 @@ def test_a_cleaned_map_is_a_run_of_its_own(tmp_path: Path, block_px: int) -> Non
         np.testing.assert_array_equal(cog.read(1), expected)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["clean", "run"]
     assert json.loads((tmp_path / "clean" / "item.json").read_text())["id"] == "clean"
+
+
+def test_a_cleaned_map_is_worked_on_like_any_run(tmp_path: Path) -> None:
+    run, cleaned = make_run(tmp_path).path, tmp_path / "clean"
+    assert main(["clean", str(run), "--out", str(cleaned), "--mmu-px", "30", "--majority-px", "3"]) == 0
+    page = (cleaned / "report.html").read_text("utf-8")
+    assert "cleaned: majority of 3 \N{MULTIPLICATION SIGN} 3 px, patches from 30 px" in page
+    assert re.search("<h1[^>]*>clean</h1>", page)
+    assert "patch at row" in page
+    item = json.loads((cleaned / "item.json").read_text())
+    assert (item["id"], "report" in item["assets"], "quicklook" in item["assets"]) == ("clean", True, True)
+    labels, record = open_result(cleaned).labels.to_numpy(), open_result(cleaned).record
+    found = seams(lambda window: labels[window.slices], BlockGrid(labels.shape, 128, overlap_px=8))
+    assert record.metrics is not None
+    assert (record.metrics.seam_change_rate, record.metrics.seam_excess) == (found.seam_change_rate, found.seam_excess)
+
+    assert main(["change", str(run), str(cleaned), "--out", str(tmp_path / "change")]) == 0
+    assert main(["classes", "name", str(cleaned), "0", "Water", "--color", "2166ac"]) == 0
+    assert main(["classes", "merge", str(cleaned), "3", "1"]) == 0
+    assert open_result(cleaned).legend.ids == [0, 1, 2]
+    assert "Water" in (cleaned / "report.html").read_text("utf-8")
+    (tmp_path / "classes.yaml").write_text("classes: {water: 0, land: [1, 2]}")
+    command = ["samples", str(cleaned), "--classes", str(tmp_path / "classes.yaml"), "--to", str(tmp_path / "samples")]
+    assert main([*command, "--chip-px", "32", "--place-px", "100"]) == 0
+    assert main(["clean", str(cleaned), "--out", str(tmp_path / "again"), "--mmu-px", "40"]) == 0
+
+
+def test_pixels_that_were_left_out_of_a_report_are_left_out_of_the_cleaned_ones(tmp_path: Path) -> None:
+    run = make_run(tmp_path).path
+    assert main(["report", str(run), "--no-pixels"]) == 0
+    assert main(["clean", str(run), "--out", str(tmp_path / "clean"), "--mmu-px", "30"]) == 0
+    assert not shows_pixels(tmp_path / "clean" / "report.html")
 
 
 def test_a_minimum_mapping_unit_may_be_an_area(tmp_path: Path) -> None:
@@ -119,6 +156,7 @@ def test_maps_that_cannot_be_compared(tmp_path: Path) -> None:
             ({"crs": "EPSG:32619"}, "is on another grid than .*EPSG:32619; expected .*EPSG:32618"),
             ({"vocabulary": "model b"}, r"ids mean other classes .*\(model b; expected model a\)"),
             ({"vocabulary": None}, r"\(its own; expected model a\); make both with one --model or one --catalogue"),
+            ({"vocabulary": "run a"}, r"\(run a; expected model a\)"),
         ]
     ):
         other = open_result(publish(tmp_path / f"b{index}", patchy(), **options))  # type: ignore[arg-type]
@@ -137,9 +175,12 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["change", str(run), str(tmp_path / "clean"), "--out", str(tmp_path / "change")]) == 0
     to = tmp_path / "clean" / "polygons.gpkg"
     assert main(["polygons", str(tmp_path / "clean"), "--to", str(to)]) == 0
-    said = capsys.readouterr().out
-    assert "pixels changed (" in said
-    assert f"polygons in {to}" in said
+    said = capsys.readouterr()
+    assert "pixels changed (" in said.out
+    assert f"polygons in {to}" in said.out
+    assert [line.split(": ")[0] for line in said.err.splitlines() if "1/1" in line] == [
+        "Sieving, pass 1", "Sieving, pass 2", "Writing labels", "Comparing blocks", "Tracing blocks"
+    ]  # fmt: skip
     assert "polygons" in json.loads((tmp_path / "clean" / "item.json").read_text())["assets"]
     assert main(["clean", str(run), "--out", str(tmp_path / "two"), "--mmu-m2", "9", "--mmu-px", "2"]) == 2
     assert main(["clean", str(run), "--out", str(tmp_path / "two")]) == 2

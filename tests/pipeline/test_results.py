@@ -12,6 +12,7 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+import pipeline.results
 from pipeline.blocks import Window
 from pipeline.errors import InputError
 from pipeline.legend import Legend
@@ -60,6 +61,18 @@ def test_result(tmp_path: Path, dtype: str) -> None:
     assert result.confidence.dtype == np.uint8
     assert result.legend == LEGEND
     assert result.record.metrics is not None
+
+
+def test_a_printed_result_says_in_a_few_lines_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path)
+    assert str(open_result(tmp_path)).splitlines() == [
+        f"<Result {tmp_path}>",
+        "  done, 10 x 10 px (y, x), EPSG:32618, 2 classes",
+        "      0  class 0                    25.00%              25 px  #E69F00",
+        "      3  open water                 75.00%              75 px  #F0E442",
+    ]
+    monkeypatch.setattr(pipeline.results, "SHOWN", 1)
+    assert repr(open_result(tmp_path)).splitlines()[-1] == "    ... and 1 more"
 
 
 def test_description(tmp_path: Path) -> None:

@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from rasterio.io import MemoryFile
+from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendClass
 from pipeline.report import remake_report
+from pipeline.report.charts import draw_spectra
 from pipeline.report.diagnostics import Diagnostics
+from pipeline.report.views import fade
 from pipeline.results import Result
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -120,6 +126,54 @@ def test_each_class_has_real_patches_and_the_texture_of_its_own_grey(made: Resul
             brightness.append(float(file.read(1).mean()))
     spectra = [each.spectrum[0] for each in made.legend.classes]
     assert np.argsort(brightness).tolist() == np.argsort(spectra).tolist(), "the brighter class, the brighter texture"
+
+
+@pytest.mark.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+def test_in_a_patch_only_its_class_is_seen_and_the_rest_is_faded(made: Result) -> None:
+    labels, seen = made.labels.to_numpy(), {each.id: 0 for each in made.legend.classes}
+    darkest = min(made.legend.classes, key=lambda each: each.spectrum[0]).id
+    for attrs in read(made.path / "report.html").all("img"):
+        found = re.search(r"(\d+) px patch at row (\d+), column (\d+)", str(attrs.get("alt")))
+        if found is None:
+            continue
+        side, row, column = (int(number) for number in found.groups())
+        with MemoryFile(base64.b64decode(str(attrs["src"]).partition(",")[2])) as memory, memory.open() as file:
+            picture = file.read([1, 2, 3]).astype(int)
+        window = labels[row : row + side, column : column + side]
+        class_id = max(seen, key=lambda i: (window == i).sum())
+        seen[class_id] += 1
+        # Well away from borders, where the lossy picture mixes the two.
+        inside, outside = (
+            ndimage.binary_erosion(each, iterations=6) for each in (window == class_id, window != class_id)
+        )
+        assert (abs(picture[:, outside] - 190) <= 0.2 * 128 + 6).all()
+        if class_id == darkest:
+            assert picture[:, inside].max() < 60
+    assert set(seen.values()) == {4}
+
+
+@settings(deadline=None, max_examples=30)
+@given(hnp.arrays(np.uint8, (5, 4, 4)), hnp.arrays(bool, (5, 4)))
+def test_what_is_faded_is_grey_and_faint_and_the_rest_as_it_was(shown: Any, kept: Any) -> None:
+    found = fade(shown, kept)
+    np.testing.assert_array_equal(found[kept], shown[kept])
+    np.testing.assert_array_equal(found[..., 3], shown[..., 3])
+    rest = found[~kept][:, :3].astype(int)
+    assert (rest == rest[:, :1]).all()
+    assert rest.max(initial=0) - rest.min(initial=255) <= 0.2 * 255 + 1
+
+
+@pytest.mark.parametrize(
+    ("by_class", "expected"),
+    [
+        ({0: (80.36, 202.0), 1: (9.9, 1.0)}, ["80", "202"]),
+        ({0: (0.0312, 0.4), 1: (0.1, 0.2)}, ["0.031", "0.400"]),
+        ({0: (1204.4, 20.0)}, ["1,204", "20"]),
+        ({0: (-12.5, -3.0)}, ["-12.50", "-3.00"]),
+    ],
+)
+def test_means_of_bands_have_as_many_digits_as_count(by_class: Any, expected: list[str]) -> None:
+    assert [text for _, text in draw_spectra(by_class, ("R", "N"))[0].values] == expected
 
 
 def test_without_pixels_none_is_in_the_page(run_copy: Path) -> None:

@@ -222,6 +222,7 @@ def test_the_command_makes_samples_and_refuses_a_full_directory(
     said = capsys.readouterr()
     assert "train" in said.out
     assert "ids 3 are in no class" in said.err
+    assert re.search(r"^Writing chips: (\d+)/\1", said.err, re.MULTILINE)
     assert main([*command, *options]) == 2
     assert "is not an empty directory" in capsys.readouterr().err
     assert main([*command, "--folds", "1,2"]) == 2

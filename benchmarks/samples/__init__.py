@@ -1,0 +1,1 @@
+"""What training samples made of a map are worth: networks trained on them, scored with truth in other places."""
