@@ -18,7 +18,7 @@ from pipeline.report.encode import encode_picture
 from tests.pipeline.report.conftest import CHROMIUM, FLAGS
 
 SIZES = {"1440": (1440, 1000), "390": (390, 844)}
-SECTIONS = {"classes": "#classes", "seams": "#seams-title"}
+SECTIONS = {"classes": "#classes", "training": "#training-title"}
 """What is scrolled to, by the end of the picture's name; the first picture of each size is of the page's head."""
 
 

@@ -100,10 +100,10 @@ def _line(curves: Sequence[Curve], scale: float) -> _Line:
 
 
 def _middle(lines: Sequence[_Line], last: float) -> _Line:
-    """Take the median over the models that were still training at each step."""
+    """Take the median over the models that were still training at each step, as long as half of them were."""
     steps = np.linspace(1, last, 100)
     rows = [np.interp(steps, line.steps, line.values, right=np.nan) for line in lines]
-    seen = ~np.isnan(rows).all(axis=0)
+    seen = (~np.isnan(rows)).sum(axis=0) >= len(lines) / 2
     return _Line(steps[seen], np.nanmedian(np.array(rows)[:, seen], axis=0))
 
 

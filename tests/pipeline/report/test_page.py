@@ -22,8 +22,8 @@ from scipy import ndimage
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendClass
 from pipeline.report import remake_report
-from pipeline.report.charts import draw_spectra
-from pipeline.report.diagnostics import Diagnostics
+from pipeline.report.charts import draw_spectra, draw_trainings
+from pipeline.report.diagnostics import Curve, Diagnostics, Training
 from pipeline.report.views import fade
 from pipeline.results import Result
 
@@ -236,3 +236,17 @@ def test_diagnostics_survive_their_file(made: Result, tmp_path: Path) -> None:
     assert sum(by_id.values()) == made.record.metrics.pixels_valid  # type: ignore[union-attr]
     found.write(tmp_path)
     assert Diagnostics.read(tmp_path) == found
+
+
+def test_the_median_ends_where_most_models_have_ended() -> None:
+    def train(rounds: int, last: float) -> Training:
+        values = (*(0.1 for _ in range(rounds - 1)), last)
+        return Training("m", 1.0, 0.0, "", (Curve("rounds", "changes", tuple(range(1, rounds + 1)), values),))
+
+    (chart,) = draw_trainings([train(5, 0.1), train(5, 0.1), train(9, 0.9)])
+    ends = [float(line.split()[-1].split(",")[0]) for line in chart.lines]
+    assert ends == [50.0, 50.0, 100.0]
+    middle = [tuple(map(float, point.split(","))) for point in chart.middle.split()]
+    assert max(x for x, _ in middle) == pytest.approx(50, abs=1)
+    assert {y for _, y in middle} == {90.0}, "10 % of 100 %"
+    assert "to 10% at the end" in chart.summary
