@@ -6,6 +6,7 @@ BENCHMARKS = {
     "chaos": "workers killed at random, runs killed at each stage: the same bytes",
     "outputs": "what the outputs of a map cost: seconds, and memory as the map grows",
     "page": "the report of published maps by their size: time, memory and size of the page",
+    "peers": "one scene to a label GeoTIFF by our model and by others: time, memory, agreement with the truth",
     "quality": "label maps of scenes with a truth, our presets beside clustering without a model",
     "samples": "networks trained on samples of a map, and on the labelled pixels alone, scored in other places",
     "scale": "time, memory, parity and books of applying a model to large scenes",

@@ -61,7 +61,8 @@ def task_of(plan: Plan, block: Block, alignment: Alignment | None, keys: Mapping
 
     `keys` say what the raw labels of each block rest on; only blocks that have one are looked at, if it is given.
     """
-    around = [i for i in (block.index, *plan.grid.neighbours(block.index)) if keys is None or i in keys]
+    neighbours = plan.grid.neighbours(block.index) if plan.grid.overlap_px else []  # else they share nothing
+    around = [i for i in (block.index, *neighbours) if keys is None or i in keys]
     if alignment is None:
         nodes = dict.fromkeys(around, _SAME)
     else:
@@ -125,9 +126,12 @@ class Neighbourhood:
 def _translate(labels: Labels, margin: Labels, node: Node) -> tuple[Labels, Labels]:
     lookup = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
     lookup[: len(node.lookup)] = node.lookup
-    trust = np.zeros(NO_CLASS + 1, dtype=np.float32)
-    trust[: len(node.posterior)] = node.posterior
-    confidence = np.rint(margin * trust[labels]).astype(np.uint8)
+    if (node.posterior == 1).all():
+        confidence = margin.copy()
+    else:
+        trust = np.zeros(NO_CLASS + 1, dtype=np.float32)
+        trust[: len(node.posterior)] = node.posterior
+        confidence = np.rint(margin * trust[labels]).astype(np.uint8)
     confidence[labels == NO_CLASS] = NO_CLASS
     return lookup[labels], confidence
 
@@ -137,10 +141,7 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     block, grid, costs = task.block, plan.grid, Costs()
     plan.folders.marker(STAGE, task.name).unlink(missing_ok=True)
     with costs.computing("cut"), _healing(plan):
-        around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
-        owners = compose(grid, block.index, around.labels)
-        labels = gather(grid, block.index, owners, around.labels, NO_CLASS)
-        confidence = gather(grid, block.index, owners, around.confidence, NO_CLASS)
+        labels, confidence = _join(grid, block, Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes))
         counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
     with costs.moving("write"):
         LabelStore.open(plan.folders.labels, mode="r+").write(block.core, labels, confidence)
@@ -153,6 +154,19 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     }
     plan.folders.mark(STAGE, block.name, record)
     return record
+
+
+def _join(grid: BlockGrid, block: Block, around: Neighbourhood) -> tuple[Labels, Labels]:
+    """Return labels and confidence of a core, each pixel from the block that owns it."""
+    if not grid.overlap_px:  # nothing is shared, and so there is nothing to choose
+        found = around.labels(block.index), around.confidence(block.index)
+        labels, confidence = (np.full(block.core.shape, NO_CLASS, np.uint8) if a is None else a for a in found)
+        return labels, confidence
+    owners = compose(grid, block.index, around.labels)
+    return (
+        gather(grid, block.index, owners, around.labels, NO_CLASS),
+        gather(grid, block.index, owners, around.confidence, NO_CLASS),
+    )
 
 
 @contextmanager

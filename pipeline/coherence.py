@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pipeline.blocks import BlockGrid, Window
 
 DISTANCES_PX = (16, 32)
+LARGE_PX, LARGE_STEP = 1 << 24, 4
+"""Of maps of so many pixels one row in so many is counted, which tells as much."""
 WINDOW_PX = 2048
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -36,19 +38,21 @@ class Pairs:
         self._nodata = nodata
         self._counts: dict[tuple[int, int], int] = {}
 
-    def add(self, labels: Labels) -> None:
-        """Count the pairs of one window ``(y, x)`` in which both pixels have a class."""
-        for step in DISTANCES_PX:
-            for one, other in ((labels[:-step], labels[step:]), (labels[:, :-step], labels[:, step:])):
+    def add(self, labels: Labels, step: int = 1) -> None:
+        """Count the pairs of one window ``(y, x)`` in which both pixels have a class; of one row in `step`."""
+        rows = labels[::step]
+        for px in DISTANCES_PX:
+            for one, other in ((labels[:-px:step], labels[px::step]), (rows[:, :-px], rows[:, px:])):
                 if one.shape == other.shape and one.size:
                     self._count(one, other)
 
     def _count(self, one: Labels, other: Labels) -> None:
-        held = (one != self._nodata) & (other != self._nodata)
-        keys, counts = np.unique(one[held].astype(np.int64) * 65536 + other[held], return_counts=True)
+        values = np.iinfo(one.dtype).max + 1
+        keys, counts = _frequencies(one.astype(np.uint32) * np.uint32(values) + other, values)
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
-            pair = key >> 16, key & 0xFFFF
-            self._counts[pair] = self._counts.get(pair, 0) + count
+            pair = divmod(key, values)
+            if self._nodata not in pair:
+                self._counts[pair] = self._counts.get(pair, 0) + count
 
     def score(self) -> float | None:
         """Return the score of all that was added; None where no pair was, or only one class is in use."""
@@ -64,9 +68,18 @@ class Pairs:
         return max(0.0, float((joint[seen] * np.log((joint / np.outer(single, single))[seen])).sum()))
 
 
+def _frequencies(keys: NDArray[np.uint32], values: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return the keys that occur, and how often; few are counted, because sorting takes so much longer."""
+    if values > 256:
+        return np.unique(keys, return_counts=True)
+    counts = np.bincount(keys.ravel(), minlength=values * values)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
+
+
 def map_score(read: Callable[[Window], Labels], shape: tuple[int, int], *, nodata: int) -> float | None:
     """Score a map of any size; `read` is asked for windows of up to 2560 px. Pairs across windows are not counted."""
-    pairs = Pairs(nodata=nodata)
+    pairs, step = Pairs(nodata=nodata), LARGE_STEP if shape[0] * shape[1] >= LARGE_PX else 1
     for block in BlockGrid(shape, WINDOW_PX):
-        pairs.add(read(block.core))
+        pairs.add(read(block.core), step)
     return pairs.score()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.formats import require_version
 from pipeline.workspace import write_json
 
 MAX_CLASSES = 255
@@ -313,10 +314,7 @@ class Legend:
             raise InputError(f"{path}: not JSON ({error}); restore the classes.json of the run") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f'{path}: not a legend; expected a JSON object with "format": "{FORMAT}"')
-        if found.get("version") != VERSION:
-            raise InputError(
-                f"{path}: format version {found.get('version')!r} is not {VERSION}; read it with a matching ktextures"
-            )
+        require_version(path, found.get("version"), VERSION)
         parts = [each.name for each in fields(cls)]
         if extra := sorted(set(found) - {"format", "version", *parts}):
             raise InputError(f"{path}: unknown keys {extra}; expected format, version and {', '.join(parts)}")

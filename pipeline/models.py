@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ktex_model
 from ktex_model.radiometry import Scaling
 from pipeline.errors import InputError
+from pipeline.formats import FIRST, require_version
 from pipeline.settings import Settings
 from pipeline.workspace import read_json, write_json
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CARD = "scaling.json"
 """Beside a model's own files: the bands and the radiometric rule that its images must come with."""
+VERSION = 1
+"""Format of the card."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def save_model(model: Model, directory: Path, bands: tuple[str, ...], scaling: S
     if directory.exists():
         shutil.rmtree(directory)  # of a try that was killed before it was marked done
     digest = ktex_model.save(model, directory)
-    write_json(directory / CARD, {"bands": list(bands), "scaling": scaling.to_json(), "digest": digest})
+    card = {"version": VERSION, "bands": list(bands), "scaling": scaling.to_json(), "digest": digest}
+    write_json(directory / CARD, card)
     return digest
 
 
@@ -78,6 +82,7 @@ def find_model(path: Path) -> ModelRef:
                 f"{path / 'models'}, or a run of mode 'global'"
             )
         raise InputError(f"--model {path}: holds no model; give the directory of a finished run of mode 'global'")
+    require_version(directory / CARD, card.get("version", FIRST), VERSION)
     try:
         config = ktex_model.load_config(directory, card["digest"])
         scaling = Scaling.from_json(card["scaling"])

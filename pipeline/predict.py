@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.signature import signature_features
 from pipeline.align import BlockSignature, Overlap
-from pipeline.align.measure import measure, overlap
+from pipeline.align.measure import overlap
 from pipeline.blocks import Block, Index, Window
-from pipeline.catalogue.members import measure_members
 from pipeline.costs import Costs
+from pipeline.describe import describe_classes
 from pipeline.gpu import predict_in_memory
+from pipeline.ground import keep_view
 from pipeline.models import load_model
 from pipeline.plan import Plan
 from pipeline.scene import Pixels
@@ -64,6 +64,7 @@ def forget_prediction(plan: Plan, block: Block) -> None:
     plan.folders.marker(STAGE, block.name).unlink(missing_ok=True)
     plan.folders.signature(block.name).unlink(missing_ok=True)
     plan.folders.members(block.name).unlink(missing_ok=True)
+    plan.folders.view(block.name).unlink(missing_ok=True)
     RawStore.open(plan.folders.raw, plan.grid).forget(block)
 
 
@@ -89,11 +90,12 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
     with costs.moving("write"):
         RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     with costs.computing("signature"):
-        features, cell_valid = signature_features(image[wide], pixels.valid[wide])
-        signature = measure(block.index, prediction.labels, features, cell_valid)
-        members = measure_members(signature, prediction.labels, features, cell_valid)
+        signature, members = describe_classes(
+            block.index, image[wide], pixels.valid[wide], prediction.labels, sampled=plan.one_model
+        )
     replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
     replace_arrays(plan.folders.members(block.name), members.to_arrays())
+    keep_view(plan, block, pixels)
     core = block.core_in_wide.slices
     with costs.computing("predict"):
         return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)

@@ -20,10 +20,11 @@ from pipeline.cog import verify_cog, write_cog
 from pipeline.coherence import map_score
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
+from pipeline.ground import assemble_ground, colour_view
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
 from pipeline.metrics import Seams, effective_classes, seams
-from pipeline.plan import OVERVIEW_PX, Plan
+from pipeline.plan import Plan
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, RunRecord, Stage, make_record
@@ -34,7 +35,7 @@ from pipeline.workspace import read_json, write_json
 if TYPE_CHECKING:
     from pipeline.run import Run
 
-WHOLE = ("confidence.tif", "labels.tif", "metrics", "levels", "quicklook.png")
+WHOLE = ("confidence.tif", "labels.tif", "metrics", "quicklook.png")
 """What is made of the whole map, the longest work first."""
 
 DOUBTFUL = 0.9
@@ -76,10 +77,10 @@ def make_whole(plan: Plan, name: str) -> None:
         case "simulated.tif":
             write_simulated(plan, outputs / name, tags_of(plan))
             verify_simulated(plan, outputs / name)
-        case "levels":
-            write_levels(store)
         case "quicklook.png":
-            scene = scene_view(plan) if plan.settings.show_pixels else None
+            write_levels(store)  # of which the picture is made
+            ground = assemble_ground(plan)
+            scene = colour_view(plan, ground) if plan.settings.show_pixels else None
             write_quicklook(store, legend, outputs / name, scene)
         case "metrics":
             metrics = measure_map(plan, read_vocabulary(plan), legend, store)
@@ -124,17 +125,6 @@ def _global_ids(plan: Plan, alignment: Alignment | None, block: Block) -> NDArra
     lookup = alignment.lookup[block.index]
     ids[: len(lookup)] = lookup
     return ids
-
-
-def scene_view(plan: Plan) -> NDArray[np.uint8] | None:
-    """Return a small natural-colour view of the scene ``(3, y, x)`` uint8; None where it has no three bands."""
-    bands = plan.scene.bands
-    if len(bands) < 3:
-        return None
-    chosen = [bands.index(name) for name in "RGB"] if {"R", "G", "B"} <= set(bands) else [0, 1, 2]
-    view = plan.scene.overview(OVERVIEW_PX)
-    scaled = plan.scaling.apply(view.data)[chosen]
-    return np.where(view.valid, np.rint(scaled * 255), 0).astype(np.uint8)
 
 
 def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore) -> Metrics:

@@ -49,14 +49,19 @@ def decimate_mode(labels: Labels, factor: int, nodata: int) -> Labels:
 
 
 def decimated_labels(store: LabelStore, max_px: int) -> Labels:
-    """Return the map of a store, its longer side at most `max_px`; read in tiles, so that memory stays bounded."""
-    height, width = store.shape
+    """Return the map of a store, its longer side at most `max_px`, from the coarsest level that is finer than that.
+
+    Read in tiles, so that memory stays bounded.
+    """
+    source = [store.array(), *(array for array in store.levels() if max(array.shape) >= max_px)][-1]
+    height, width = source.shape[-2:]
     factor = -(-max(height, width) // max_px)
     step = factor * max(1, _TILE_PX // factor)
     rows = []
     for y in range(0, height, step):
         windows = (Window(y, x, min(y + step, height), min(x + step, width)) for x in range(0, width, step))
-        rows.append(np.hstack([decimate_mode(store.read(window), factor, store.nodata) for window in windows]))
+        parts = [decimate_mode(np.asarray(source[window.slices]), factor, store.nodata) for window in windows]
+        rows.append(np.hstack(parts))
     return np.vstack(rows)
 
 

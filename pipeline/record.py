@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from pipeline.errors import InputError
+from pipeline.formats import require_version
 from pipeline.workspace import read_json, write_json
 
 FORMAT_VERSION: Literal[1] = 1
@@ -270,10 +271,7 @@ class RunRecord(_Part):
         found = read_json(Path(path))
         if found is None:
             raise InputError(f"{path}: there is no run record; expected the run.json of a published run")
-        if found.get("format") != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: record format {found.get('format')!r} is not {FORMAT_VERSION}; use a matching ktextures"
-            )
+        require_version(path, found.get("format"), FORMAT_VERSION)
         try:
             return cls.model_validate(found)
         except ValidationError as error:

@@ -29,7 +29,15 @@ from pipeline.grids import describe_grid, same_grid
 from pipeline.legend import Legend
 from pipeline.results import LABELS, LEGEND, Result, open_result, open_store
 from pipeline.stac import write_collection
-from pipeline.stores import CONVENTIONS, LabelStore, add_rasters, consolidate, grid_coordinates
+from pipeline.stores import (
+    CONVENTIONS,
+    FORMAT_ATTRIBUTE,
+    FORMAT_VERSION,
+    LabelStore,
+    add_rasters,
+    consolidate,
+    grid_coordinates,
+)
 
 SERIES = "series.zarr"
 UNITS = "seconds since 1970-01-01"
@@ -252,6 +260,7 @@ def _attributes(folder: Path, dates: Sequence[Date], result: Result) -> dict[str
     found: dict[str, Any] = dict(LabelStore.open(result.path / LABELS).group.attrs)
     kept: dict[str, Any] = {name: found[name] for name in ("license", "attribution") if name in found}
     return {
+        FORMAT_ATTRIBUTE: FORMAT_VERSION,
         "title": "k-texture classes, a series",
         "history": "\n".join(f"{date.time} {date.run}" for date in dates),
         **kept,

@@ -26,6 +26,7 @@ from zarr.errors import ZarrUserWarning
 
 from pipeline.blocks import Block, BlockGrid, Window
 from pipeline.errors import DamagedError, InputError
+from pipeline.formats import FIRST, require_version
 from pipeline.legend import Legend
 from pipeline.record import redact
 
@@ -37,6 +38,8 @@ NODATA = {"uint8": 255, "uint16": 65535}
 CONFIDENCE_NODATA = 255
 GRID_MAPPING = "spatial_ref"
 CONVENTIONS = "CF-1.11"
+FORMAT_ATTRIBUTE, FORMAT_VERSION = "ktextures_format", 1
+"""Attribute of a store that says of what format it is."""
 LEVELS = "levels"
 """Group of the coarser levels."""
 
@@ -53,6 +56,7 @@ def store_attributes(
 ) -> dict[str, Any]:
     """Return the global attributes of a store, by the names of CF and ACDD; credentials in addresses are hidden."""
     attrs = {
+        FORMAT_ATTRIBUTE: FORMAT_VERSION,
         "title": title,
         "source": [redact(str(each)) for each in sources],
         "k": k,
@@ -216,6 +220,7 @@ def _open_group(path: str | Path, mode: Literal["r", "r+"], names: set[str]) -> 
         raise InputError(
             f"{path}: is no readable Zarr store ({type(error).__name__}); give the store of a run"
         ) from error
+    require_version(path, group.attrs.get(FORMAT_ATTRIBUTE, FIRST), FORMAT_VERSION)
     if missing:
         raise InputError(f"{path}: has no array {', '.join(missing)}; expected a store made by ktextures")
     return group

@@ -127,6 +127,15 @@ class Folders:
         return self.work / "metrics.json"
 
     @property
+    def ground(self) -> Path:
+        """The scene at a size for looking."""
+        return self.work / "ground.npz"
+
+    def view(self, name: str) -> Path:
+        """File of what a block shows of the scene in such a view."""
+        return self.work / "views" / f"{name}.npz"
+
+    @property
     def spool(self) -> Path:
         """Store of the pixels of a scene that came as an array."""
         return self.work / "source.zarr"

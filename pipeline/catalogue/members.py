@@ -56,13 +56,14 @@ def measure_members(
             part = labels[y0:y1, x0:x1]
             if (part != NO_CLASS).any():
                 said = measure(whole.index, part, features[cells], cell_valid[cells], stride=stride)
-                found.append(_members(said, said.pixels >= MIN_PIXELS))
+                found.append(members_of(said, said.pixels >= MIN_PIXELS))
     seen = np.concatenate([each.ids for each in found]) if found else np.zeros(0, np.int64)
-    found.append(_members(whole, ~np.isin(whole.ids, seen)))
+    found.append(members_of(whole, ~np.isin(whole.ids, seen)))
     return join(found)
 
 
-def _members(said: BlockSignature, chosen: NDArray[np.bool_]) -> Members:
+def members_of(said: BlockSignature, chosen: NDArray[np.bool_]) -> Members:
+    """Return the chosen classes of a signature as members; those without features are left out."""
     use = chosen & np.isfinite(said.features).all(axis=1)
     return Members(said.ids[use], said.pixels[use], said.features[use].astype(np.float64))
 

@@ -25,12 +25,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.catalogue.values import Card, Catalogue, Members
 from pipeline.errors import InputError
+from pipeline.formats import FIRST, require_version
 from pipeline.legend import Legend
 from pipeline.workspace import RECORD, whole
 
 CLASSES = "classes.json"
 SIGNATURES = "signatures.safetensors"
 LOCK = "lock"
+VERSION = 1
+"""Format of the file of signatures."""
 
 _CARD: TypeAdapter[Card] = TypeAdapter(Card)
 _ARRAYS = ("ids", "pixels", "features", "whitening")
@@ -57,11 +60,15 @@ def read_catalogue(directory: Path) -> Catalogue:
         raise InputError(f"{directory}: the signatures of its classes are missing; run the scene again with --fresh")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            card = _CARD.validate_json((file.metadata() or {}).get("card", ""))
+            said = json.loads((file.metadata() or {}).get("card", ""))
+            require_version(path, said.pop("version", FIRST), VERSION)
+            card = _CARD.validate_json(json.dumps(said))
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
         members = Members.from_arrays(arrays)
         whitening = np.asarray(arrays["whitening"], dtype=np.float64)
-    except (safetensors.SafetensorError, ValidationError, KeyError, ValueError) as error:
+    except InputError:
+        raise
+    except (safetensors.SafetensorError, ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: is no file of signatures ({reason}); restore it, or begin a new catalogue"
@@ -90,9 +97,11 @@ def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
 
 def _pack(catalogue: Catalogue) -> bytes:
     arrays: dict[str, Any] = {**catalogue.members.to_arrays(), "whitening": catalogue.whitening}
-    card = json.dumps(_CARD.dump_python(catalogue.card, mode="json"), sort_keys=True)
+    # One entry alone: of several the order in the file would change from time to time.
+    card = json.dumps({"version": VERSION, **_CARD.dump_python(catalogue.card, mode="json")}, sort_keys=True)
     packed: bytes = safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"card": card}
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        metadata={"card": card},
     )
     return packed
 

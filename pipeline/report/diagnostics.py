@@ -17,6 +17,7 @@ from ktex_model.radiometry import Scaling
 from pipeline.align import Alignment
 from pipeline.blocks import Block
 from pipeline.errors import InputError
+from pipeline.formats import require_version
 from pipeline.plan import Plan
 from pipeline.workspace import read_json, write_json
 
@@ -104,8 +105,9 @@ class Diagnostics:
         found = read_json(path)
         if found is None:
             raise InputError(f"{path}: is missing; a report needs it: run again with --fresh")
-        if (found.pop("format", None), found.pop("version", None)) != (FORMAT, VERSION):
-            raise InputError(f"{path}: is not in format {FORMAT} {VERSION}; run again with --fresh")
+        if found.pop("format", None) != FORMAT:
+            raise InputError(f"{path}: is not in format {FORMAT}; run again with --fresh")
+        require_version(path, found.pop("version", None), VERSION)
         try:
             return _DIAGNOSTICS.validate_python(found)
         except ValidationError as error:

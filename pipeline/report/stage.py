@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.catalogue.stage import read_vocabulary
 from pipeline.engine import Engine
 from pipeline.errors import RunFailedError
+from pipeline.ground import kept_ground
 from pipeline.legend import Legend
-from pipeline.plan import OVERVIEW_PX
 from pipeline.publish import make_run_record
 from pipeline.report.diagnostics import gather_diagnostics
 from pipeline.report.survey import Imagery
@@ -30,12 +30,13 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     diagnostics = gather_diagnostics(plan, read_vocabulary(plan), run.alive())
     diagnostics.write(outputs)
     legend = Legend.from_json(outputs / "classes.json")
-    stretch = Stretch.fit(plan.scene.overview(OVERVIEW_PX), plan.scene.bands)
+    ground = kept_ground(plan)
+    stretch = Stretch.fit(ground, plan.scene.bands)
     exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model)
     for outcome in engine.map(partial(write_textures, plan, stretch), exemplars):
         if outcome.error is not None:
             raise RunFailedError(f"textures could not be generated: {outcome.error}") from outcome.error
     report(1, 3)
-    imagery = Imagery(plan.scene, plan.settings.show_pixels)
+    imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground)
     write_report(outputs, make_run_record(run, under_way="report"), imagery, title=plan.folders.root.name)
     report(3, 3)

@@ -12,8 +12,9 @@ from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid, Window
 from pipeline.errors import InputError
+from pipeline.ground import read_image
 from pipeline.legend import Legend
-from pipeline.pixels import Scene
+from pipeline.pixels import Pixels, Scene
 from pipeline.publish import measure_areas
 from pipeline.record import RunRecord
 from pipeline.report.borders import Border, measure_borders
@@ -22,7 +23,7 @@ from pipeline.report.encode import picture_uri, png_uri
 from pipeline.report.likeness import Features, Likeness, compare, describe_patch
 from pipeline.report.patches import find_places
 from pipeline.report.textures import TEXTURES
-from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, fade, picture, read_image, read_map
+from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, fade, picture, read_map
 from pipeline.stores import LabelStore
 
 PARTS = ("labels.tif", "confidence.tif", "labels.zarr", "classes.json", DIAGNOSTICS)
@@ -35,11 +36,15 @@ FORBIDDEN = "This report shows no pixels of the imagery, as its licence may ask 
 
 @dataclass(frozen=True)
 class Imagery:
-    """The scene of a run, and whether its pixels may be shown; where it cannot be read, `scene` is None and why."""
+    """The scene of a run, and whether its pixels may be shown; where it cannot be read, `scene` is None and why.
+
+    `ground` is the scene on the grid of the view, where it has been read already.
+    """
 
     scene: Scene | None
     shown: bool = True
     reason: str = ""
+    ground: Pixels | None = None
 
     @property
     def absence(self) -> str:
@@ -106,7 +111,7 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
     diagnostics, store = Diagnostics.read(directory), LabelStore.open(directory / "labels.zarr")
     grid = BlockGrid(store.shape, int(str(record.settings["block_px"])))
     view = read_map(directory)
-    areas = measure_areas(store)  # of the classes as they are now, merged or not
+    areas = _known_areas(record, legend) or measure_areas(store)
     image, patches, features = _look(imagery, view, store, legend, diagnostics)
     return Survey(
         shape=store.shape,
@@ -125,6 +130,12 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
     )
 
 
+def _known_areas(record: RunRecord, legend: Legend) -> dict[str, float] | None:
+    """Return the areas that the run measured; None where it did not, or where classes have been merged since."""
+    areas = None if record.metrics is None else record.metrics.areas_m2
+    return areas if areas and {int(each) for each in areas} == set(legend.ids) else None
+
+
 def read_textures(directory: Path, legend: Legend) -> dict[int, str]:
     """Return the pictures of the generated textures of a run's classes."""
     paths = {class_id: directory / TEXTURES / f"{class_id}.png" for class_id in legend.ids}
@@ -139,7 +150,7 @@ def _look(
     features: dict[int, list[Features]] = {}
     if imagery.scene is None:
         return None, patches, features
-    image = read_image(imagery.scene, view.factor)
+    image = imagery.ground or read_image(imagery.scene, view.factor)
     stretch = Stretch.fit(image, diagnostics.bands)
     places = find_places(view, legend.ids, store.shape, PATCHES if len(legend) <= MANY_CLASSES else 1)
     low, high = (np.array(side, np.float32)[:, None, None] for side in (diagnostics.low, diagnostics.high))

@@ -11,15 +11,15 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from pipeline.pixels import Pixels, Scene
-
-MAX_PX = 2560
-"""Longest side of a view. Halving the scene until it fits leaves 1281 to 2560 pixels of a large one."""
+from pipeline.ground import MAX_PX, view_factor
+from pipeline.pixels import Pixels
 
 CONFIDENCE_STEP = 10
 """Confidence is shown in steps of 5 %: noise finer than that cannot be seen, and would fill the page."""
 
 STRETCH_PERCENT = (1.0, 99.0)
+STRETCH_PX = 1 << 19
+"""Pixels that tell the limits well enough."""
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -42,18 +42,6 @@ class MapView:
     labels: Labels
     nodata: int
     confidence: NDArray[np.uint8]
-
-
-def view_factor(shape: tuple[int, int], max_px: int = MAX_PX) -> int:
-    """Return the power of two that brings a scene to at most `max_px` a side.
-
-    >>> [view_factor((size, 300)) for size in (2560, 2561, 10_000)]
-    [1, 2, 4]
-    """
-    factor = 1
-    while -(-max(shape) // factor) > max_px:
-        factor *= 2
-    return factor
 
 
 def read_map(directory: Path, max_px: int = MAX_PX) -> MapView:
@@ -90,7 +78,10 @@ class Stretch:
         bands = colour_bands(names)
         if not view.valid.any():
             return cls(bands, (0.0,) * 3, (1.0,) * 3)
-        limits = np.percentile(view.data[list(bands)][:, view.valid].astype(np.float64), STRETCH_PERCENT, axis=1)
+        seen = np.flatnonzero(view.valid)
+        seen = seen[:: -(-len(seen) // STRETCH_PX)]
+        values = view.data[list(bands)].reshape(len(bands), -1)[:, seen].astype(np.float64)
+        limits = np.percentile(values, STRETCH_PERCENT, axis=1)
         low, high = limits[0], np.maximum(limits[1], limits[0] + 1e-6)
         return cls(bands, tuple(low.tolist()), tuple(high.tolist()))
 
@@ -110,12 +101,6 @@ def colour_bands(names: tuple[str, ...]) -> tuple[int, int, int]:
     if {"R", "G", "B"} <= set(names):
         return names.index("R"), names.index("G"), names.index("B")
     return (0, 1, 2) if len(names) > 2 else (0, 0, 0)
-
-
-def read_image(scene: Scene, factor: int) -> Pixels:
-    """Read the scene on the grid of the view that has `factor`: one pixel near the middle of each cell."""
-    height, width = (int(size) for size in scene.geobox.shape)
-    return scene.overview(-(-max(height, width) // factor))
 
 
 FADED = (0.2, 190)

@@ -62,6 +62,17 @@ def test_a_map_is_scored_window_by_window(monkeypatch: pytest.MonkeyPatch) -> No
     assert map_score(lambda window: labels[window.slices], labels.shape, nodata=255) == pairs.score()
 
 
+def test_a_large_map_is_scored_by_some_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 5, (20, 20)), np.ones((37, 41), int)).astype(np.uint8)
+    labels[100:200, 40:60] = 255
+    whole = map_score(lambda window: labels[window.slices], labels.shape, nodata=255)
+    monkeypatch.setattr("pipeline.coherence.LARGE_PX", labels.size)
+    some = map_score(lambda window: labels[window.slices], labels.shape, nodata=255)
+    assert some != whole
+    assert some == pytest.approx(whole, rel=0.01)
+
+
 def test_agreement_is_the_adjusted_rand_index_over_all_windows() -> None:
     rng = np.random.default_rng(2)
     one = [rng.integers(0, 3, (9, 8)).astype(np.uint8) for _ in range(2)]

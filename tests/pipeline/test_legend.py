@@ -91,7 +91,7 @@ def test_shares_are_of_the_valid_pixels() -> None:
     ("change", "message"),
     [
         ({"format": "x"}, "not a legend"),
-        ({"version": 2}, "format version 2 is not 1"),
+        ({"version": 2}, "is of format version 2"),
         ({"more": 1}, "unknown keys"),
         ({"classes": None}, "classes"),
         ({"classes": [{"id": 1, "hue": 3}]}, "classes.0.hue"),

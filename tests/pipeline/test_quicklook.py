@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from pipeline.blocks import Window
 from pipeline.legend import Legend
+from pipeline.levels import write_levels
 from pipeline.quicklook import decimate_mode, decimated_labels, write_quicklook
 from pipeline.stores import LabelStore, create_labels
 
@@ -68,6 +69,16 @@ def test_tiles_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         found = decimated_labels(store, 50)
         assert max(found.shape) <= 50
         np.testing.assert_array_equal(found, slow_mode(labels, 5))
+
+
+def test_levels_that_are_fine_enough_are_used(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).choice(np.array([0, 1, 2, 255], np.uint8), (520, 868))
+    store = filled(tmp_path / "labels.zarr", labels)
+    write_levels(store)
+    level = np.asarray(store.levels()[0][:])
+    assert level.shape == (260, 434)
+    np.testing.assert_array_equal(decimated_labels(store, 220), slow_mode(level, 2))
+    np.testing.assert_array_equal(decimated_labels(store, 868), labels)
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [(np.uint8, 255), (np.uint16, 65535)])

@@ -1,0 +1,88 @@
+"""What a block says of its classes: their signatures and members, of all of it or of windows spread over it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktex_model.model import NO_CLASS
+from ktex_model.signature import signature_features
+from pipeline.align import BlockSignature
+from pipeline.align.measure import measure
+from pipeline.blocks import Index, Window
+from pipeline.catalogue.members import MAX_PATCHES, MIN_PIXELS, join, measure_members, members_of
+from pipeline.catalogue.values import Members
+
+WINDOW_PX = 128
+"""Side of a window of a sample: large enough for a texture to show, whole cells of a signature."""
+SAMPLED_PX = 4 * (MAX_PATCHES * WINDOW_PX) ** 2
+"""Smallest window that is sampled: a sample is a quarter of it."""
+_CELL_PX = 4
+_MARGIN_PX = 2 * _CELL_PX
+
+Image = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def describe_classes(
+    index: Index, image: Image, valid: Mask, labels: Labels, *, sampled: bool
+) -> tuple[BlockSignature, Members]:
+    """Measure the classes of a block.
+
+    Parameters
+    ----------
+    index
+        The block.
+    image, valid, labels
+        ``(y, x, band)`` float32, ``(y, x)`` bool, ``(y, x)`` uint8 with 255 for nodata; at least one pixel has a class.
+    sampled
+        Look at windows alone where the block is large: enough where one model serves all blocks, because then nothing
+        but a catalogue asks for it, and keeps no more members than some hundred of a class. Each class is in a window.
+    """
+    windows = choose_windows(labels) if sampled and labels.size >= SAMPLED_PX else []
+    if not windows:
+        features, cell_valid = signature_features(image, valid)
+        whole = measure(index, labels, features, cell_valid)
+        return whole, measure_members(whole, labels, features, cell_valid)
+    parts = [(labels[w.slices], *_features(image, valid, w)) for w in windows]
+    columns = zip(*parts, strict=True)
+    # Cells are measured one by one: windows below each other are as good as side by side.
+    whole = measure(index, *(np.concatenate(column) for column in columns))
+    found = [measure(index, *part) for part in parts]
+    members = [members_of(said, said.pixels >= MIN_PIXELS) for said in found]
+    seen = np.concatenate([each.ids for each in members])
+    return whole, join([*members, members_of(whole, ~np.isin(whole.ids, seen))])
+
+
+def _features(image: Image, valid: Mask, window: Window) -> tuple[Image, Mask]:
+    """Return the features of the cells of a window, which see the cells around it."""
+    grown = window.expand(_MARGIN_PX, within=valid.shape)
+    features, cell_valid = signature_features(image[grown.slices], valid[grown.slices])
+    y, x = ((inner - outer) // _CELL_PX for inner, outer in zip(window[:2], grown[:2], strict=True))
+    cells = WINDOW_PX // _CELL_PX
+    return features[y : y + cells, x : x + cells], cell_valid[y : y + cells, x : x + cells]
+
+
+def choose_windows(labels: Labels) -> list[Window]:
+    """Return windows of one size: 4 x 4 spread over the block, and one for each class that these hardly hold."""
+    height, width = labels.shape
+    starts = [np.linspace(0, size - WINDOW_PX, MAX_PATCHES).astype(int).tolist() for size in (height, width)]
+    spread = [_window(y, x, labels.shape) for y in starts[0] for x in starts[1]]
+    there = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+    counts = [np.bincount(labels[w.slices].ravel(), minlength=NO_CLASS + 1)[:NO_CLASS] for w in spread]
+    rare = np.flatnonzero((there > 0) & (np.max(counts, axis=0) < MIN_PIXELS))
+    chosen = [window for window, count in zip(spread, counts, strict=True) if count.any()]
+    for label in rare:
+        places = np.flatnonzero(labels.ravel() == label)
+        y, x = divmod(int(places[len(places) // 2]), width)
+        chosen.append(_window(y - WINDOW_PX // 2, x - WINDOW_PX // 2, labels.shape))
+    return chosen
+
+
+def _window(y: int, x: int, shape: tuple[int, ...]) -> Window:
+    """Return the window nearest to a corner that lies in the block, on whole cells."""
+    y0, x0 = (
+        min(max(start, 0), size - WINDOW_PX) // _CELL_PX * _CELL_PX for start, size in zip((y, x), shape, strict=True)
+    )
+    return Window(y0, x0, y0 + WINDOW_PX, x0 + WINDOW_PX)

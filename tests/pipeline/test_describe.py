@@ -1,0 +1,66 @@
+"""A large block is described by windows of it: as well as by all of it, and no class is forgotten."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.catalogue.members import MIN_PIXELS
+from pipeline.describe import SAMPLED_PX, WINDOW_PX, choose_windows, describe_classes
+
+SIDE = int(SAMPLED_PX**0.5)
+K = 5
+
+
+def make_block(side: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint8]]:
+    """Classes in cells of 64 px that differ in brightness and grain, a speck of class 9, and nodata in a corner."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, K, (side // 64, side // 64)), np.ones((64, 64), np.uint8)).astype(np.uint8)
+    labels[side - 40 : side - 20, 300:320] = 9
+    grain = rng.normal(0, 1, labels.shape)
+    image = 0.1 + 0.08 * labels[..., None] + 0.01 * (1 + labels % 2)[..., None] * grain[..., None]
+    valid = np.ones(labels.shape, bool)
+    valid[:200, :200] = False
+    labels[~valid] = 255
+    return np.repeat(image, 4, axis=2).astype(np.float32), valid, labels
+
+
+def test_windows_describe_a_block_as_all_of_it_does() -> None:
+    image, valid, labels = make_block(SIDE)
+    whole, all_members = describe_classes((0, 0), image, valid, labels, sampled=False)
+    sampled, members = describe_classes((0, 0), image, valid, labels, sampled=True)
+    assert sampled.ids.tolist() == whole.ids.tolist() == [*range(K), 9]
+    assert sampled.pixels.sum() < whole.pixels.sum() / 3, "less is looked at"
+    between = np.abs(whole.features[0] - whole.features[1]).max()
+    for label in range(K):
+        assert np.abs(sampled.features[label] - whole.features[label]).max() < 0.1 * between
+        counts = [(each.ids == label).sum() for each in (all_members, members)]
+        assert counts[1] >= counts[0] / 3, "about as many members"
+
+
+def test_every_class_is_in_a_window() -> None:
+    _, _, labels = make_block(SIDE)
+    windows = choose_windows(labels)
+    assert all(w.shape == (WINDOW_PX, WINDOW_PX) for w in windows)
+    assert all(0 <= w.y0 < w.y1 <= SIDE and 0 <= w.x0 < w.x1 <= SIDE for w in windows)
+    assert all(v % 4 == 0 for w in windows for v in w)
+    held = [np.bincount(labels[w.slices].ravel(), minlength=256) for w in windows]
+    assert np.max(held, axis=0)[9] >= MIN_PIXELS
+    assert {i for i in np.flatnonzero(np.sum(held, axis=0)) if i < 255} == {*range(K), 9}
+
+
+def test_a_block_with_few_valid_pixels_is_described() -> None:
+    image, _, _ = make_block(SIDE)
+    labels = np.full((SIDE, SIDE), 255, np.uint8)
+    labels[700, 700] = 3
+    signature, members = describe_classes((0, 0), image, labels != 255, labels, sampled=True)
+    assert signature.ids.tolist() == [3]
+    assert set(members.ids.tolist()) <= {3}
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_small_block_is_described_whole(sampled: bool) -> None:
+    image, valid, labels = make_block(512)
+    signature, _ = describe_classes((0, 0), image, valid, labels, sampled=sampled)
+    assert signature.pixels.sum() == valid.sum()
