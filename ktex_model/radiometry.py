@@ -20,6 +20,11 @@ _NAMES = ("paper", "reflectance", "byte", "percentile")
 Limits = tuple[float, ...]
 
 
+def _all_values(dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return every value of an unsigned type, in order; None where they are too many."""
+    return np.arange(np.iinfo(dtype).max + 1).astype(dtype) if dtype in (np.uint8, np.uint16) else None
+
+
 @dataclass(frozen=True)
 class Scaling:
     """A linear rule for each band, ``(value - low) / (high - low)`` clipped to 0..1.
@@ -76,14 +81,22 @@ class Scaling:
         if values.dtype.kind not in "uif":
             raise ValueError(f"`values` must be real numbers; got {values.dtype}")
         scaled = np.empty(values.shape, np.float32)
-        for band, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            if self.name == "paper":
-                levels = np.floor(np.minimum(values[band] * 255.0 / high, _PAPER_LEVEL) + 0.5)
-                scaled[band] = levels / 255.0
+        possible = _all_values(values.dtype)
+        for band, found in enumerate(values):
+            if possible is not None and found.size > possible.size:
+                scaled[band] = self._scale(possible, band)[found]  # each value is scaled once
             else:
-                unit = (values[band].astype(np.float64) - low) / (high - low)
-                scaled[band] = np.nan_to_num(np.clip(unit, 0.0, 1.0), nan=0.0)
+                scaled[band] = self._scale(found, band)
         return scaled
+
+    def _scale(self, values: NDArray[Any], band: int) -> NDArray[np.float32]:
+        """Scale values of one band."""
+        low, high = self.low[band], self.high[band]
+        if self.name == "paper":
+            levels = np.floor(np.minimum(values * 255.0 / high, _PAPER_LEVEL) + 0.5)
+            return np.asarray(levels / 255.0, np.float32)
+        unit = (values.astype(np.float64) - low) / (high - low)
+        return np.nan_to_num(np.clip(unit, 0.0, 1.0), nan=0.0).astype(np.float32)
 
     def invert(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring ``(band, y, x)`` values of 0..1 back to the units that they came from.

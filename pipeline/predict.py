@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ktex_model.model import NO_CLASS
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
 from pipeline.blocks import Block, Index, Window
@@ -24,6 +25,8 @@ from pipeline.train import is_trained, peak_rss_bytes, train_block
 from pipeline.workspace import replace_arrays
 
 STAGE = "predict"
+SPECTRA_PX, SPECTRA_STEP, SPECTRA_LEAST = 1 << 20, 4, 1000
+"""Of blocks of so many pixels one row in so many tells the mean spectra; all rows, of classes with fewer pixels."""
 
 
 def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
@@ -121,13 +124,21 @@ def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, 
     Returns
     -------
     dict
-        ``pixels``, labelled in all; ``counts``, for each class; ``sums``, ``(band, class)``.
+        ``pixels``, labelled in all; ``counts``, for each class; ``measured``, of how many of them are the ``sums``,
+        ``(band, class)``.
     """
-    labelled = labels < k
-    flat = labels[labelled].astype(np.intp)
-    counts = np.bincount(flat, minlength=k)
-    sums = [np.bincount(flat, weights=band[labelled].astype(np.float64), minlength=k).tolist() for band in data]
-    return {"pixels": int(counts.sum()), "counts": counts.tolist(), "sums": sums}
+    counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:k]
+    step = SPECTRA_STEP if labels.size >= SPECTRA_PX else 1
+    seen = labels[::step]
+    labelled = seen < k
+    flat = seen[labelled].astype(np.intp)
+    measured = np.bincount(flat, minlength=k)
+    sums = np.stack([np.bincount(flat, weights=band[::step][labelled], minlength=k) for band in data])
+    for rare in np.flatnonzero((measured < counts) & (measured < SPECTRA_LEAST)):
+        measured[rare], sums[:, rare] = counts[rare], data[:, labels == rare].sum(axis=1, dtype=np.float64)
+    return {
+        "pixels": int(counts.sum()), "counts": counts.tolist(), "measured": measured.tolist(), "sums": sums.tolist(),
+    }  # fmt: skip
 
 
 def read_signature(plan: Plan, index: Index) -> BlockSignature | None:

@@ -105,7 +105,7 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
         said = plan.folders.done("predict", block.name) or {}
         if "counts" in said:
             ids = _global_ids(plan, alignment, block)
-            np.add.at(counted, ids, said["counts"])
+            np.add.at(counted, ids, said["measured"])
             for band, values in zip(sums, said["sums"], strict=True):
                 np.add.at(band, ids, values)
     used = [int(i) for i in np.flatnonzero(pixels[:NO_CLASS])]

@@ -109,7 +109,8 @@ def make_plan(blocks: int, folder: Path) -> Plan:
 def pretend(plan: Plan, block: Block) -> dict[str, Any]:
     """Leave what a labelled block leaves for the books: its key, its counts, its marker."""
     record = {
-        "pixels": block.core.size, "counts": [7] * 6, "sums": [[1.5] * 6] * 4, "key": prediction_key(plan, block),
+        "pixels": block.core.size, "counts": [7] * 6, "measured": [7] * 6, "sums": [[1.5] * 6] * 4,
+        "key": prediction_key(plan, block),
         "peak_rss_bytes": 1, "costs": {"read": [1.0, 1.0], "predict": [2.0, 2.0], "write": [0.1, 0.1]},
     }  # fmt: skip
     plan.folders.mark("predict", block.name, record)

@@ -87,9 +87,11 @@ class Stretch:
 
     def apply(self, data: NDArray[Any]) -> NDArray[np.uint8]:
         """Return ``(y, x, 3)`` uint8 of pixels ``(band, y, x)`` in the units of the source."""
-        low, high = np.array(self.low)[:, None, None], np.array(self.high)[:, None, None]
-        scaled = (data[list(self.bands)].astype(np.float32) - low) / (high - low)
-        return np.moveaxis(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8), 0, -1)
+        shown = np.empty((*data.shape[1:], 3), np.uint8)
+        for place, (band, low, high) in enumerate(zip(self.bands, self.low, self.high, strict=True)):
+            scaled = (data[band].astype(np.float32) - np.float32(low)) / np.float32(high - low)
+            shown[..., place] = np.rint(np.clip(scaled, 0, 1, out=scaled) * 255)
+        return shown
 
 
 def colour_bands(names: tuple[str, ...]) -> tuple[int, int, int]:

@@ -119,3 +119,22 @@ def test_scaling_survives_json(scaling):
 def test_scaling_refuses(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "dtype"),
+    [
+        (radiometry.byte(2), np.uint8), (radiometry.reflectance(2), np.uint16), (radiometry.reflectance(2), np.int16),
+        (Scaling("percentile", (13.7, 200.0), (6789.1, 201.5)), np.uint16), (radiometry.reflectance(2), np.float32),
+    ],
+)  # fmt: skip
+def test_a_large_image_is_scaled_as_its_pixels_are(scaling, dtype):
+    values = np.random.default_rng(0).integers(0, 9000, (2, 300, 301)).astype(dtype)
+    whole = scaling.apply(values)
+    assert whole.dtype == np.float32
+    pieces = np.concatenate([scaling.apply(values[:, row : row + 1, :100]) for row in range(300)], axis=1)
+    np.testing.assert_array_equal(whole[:, :, :100], pieces)
+    expected = (values.astype(float) - np.array(scaling.low)[:, None, None]) / np.subtract(scaling.high, scaling.low)[
+        :, None, None
+    ]
+    np.testing.assert_allclose(whole, np.clip(expected, 0, 1), atol=1e-7)

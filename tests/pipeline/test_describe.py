@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import predict
 from pipeline.catalogue.members import MIN_PIXELS
 from pipeline.describe import SAMPLED_PX, WINDOW_PX, choose_windows, describe_classes
 
@@ -64,3 +65,23 @@ def test_a_small_block_is_described_whole(sampled: bool) -> None:
     image, valid, labels = make_block(512)
     signature, _ = describe_classes((0, 0), image, valid, labels, sampled=sampled)
     assert signature.pixels.sum() == valid.sum()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_spectra_are_means_of_the_pixels_that_were_measured(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    monkeypatch.setattr(predict, "SPECTRA_PX", 1 if large else 1 << 30)
+    monkeypatch.setattr(predict, "SPECTRA_LEAST", 50)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (90, 120)).astype(np.uint8)
+    labels[1, :9], labels[5:9] = 3, 255
+    data = np.stack([1000 * (labels.astype(int) + 1) + rng.integers(0, 99, labels.shape), labels * 7]).astype(np.uint16)
+    said = predict.spectra(labels, data, 5)
+    counts = [int((labels == i).sum()) for i in range(5)]
+    assert said["counts"] == counts
+    assert said["pixels"] == sum(counts)
+    assert said["measured"][3:] == [9, 0], "a class that the rows miss is measured whole"
+    assert all((n < counts[i]) is large for i, n in enumerate(said["measured"][:3]))
+    for i in range(4):
+        means = np.array(said["sums"])[:, i] / said["measured"][i]
+        exact = data[:, labels == i].mean(axis=1)
+        np.testing.assert_allclose(means, exact, rtol=0.005 if large else 1e-12)
