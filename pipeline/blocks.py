@@ -131,9 +131,11 @@ class BlockGrid:
 
     @property
     def widest(self) -> tuple[int, int]:
-        """The largest shape that a wide window of this grid can have."""
-        px = self.block_px + self.block_px // 4 + 2 * self.overlap_px
-        return min(px, self.shape[0]), min(px, self.shape[1])
+        """The least shape that holds the wide window of each block."""
+        (ny, nx), px = self.counts, self.block_px
+        cores = (max(size - (n - 1) * px, px) for n, size in zip((ny, nx), self.shape, strict=True))
+        height, width = (min(core + 2 * self.overlap_px, size) for core, size in zip(cores, self.shape, strict=True))
+        return height, width
 
     def __len__(self) -> int:
         return self.counts[0] * self.counts[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,8 @@ from pipeline.catalogue.values import Members
 WINDOW_PX = 128
 """Side of a window of a sample: large enough for a texture to show, whole cells of a signature."""
 SAMPLED_PX = 4 * (MAX_PATCHES * WINDOW_PX) ** 2
-"""Smallest window that is sampled: a sample is a quarter of it."""
+"""Smallest window that is sampled: a sample is at most a quarter of it."""
+ENOUGH_WINDOWS = 128
 _CELL_PX = 4
 _MARGIN_PX = 2 * _CELL_PX
 
@@ -26,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 
 def describe_classes(
-    index: Index, image: Image, valid: Mask, labels: Labels, *, sampled: bool
+    index: Index, image: Image, valid: Mask, labels: Labels, *, per_side: int | None
 ) -> tuple[BlockSignature, Members]:
     """Measure the classes of a block.
 
@@ -36,11 +39,11 @@ def describe_classes(
         The block.
     image, valid, labels
         ``(y, x, band)`` float32, ``(y, x)`` bool, ``(y, x)`` uint8 with 255 for nodata; at least one pixel has a class.
-    sampled
-        Look at windows alone where the block is large: enough where one model serves all blocks, because then nothing
-        but a catalogue asks for it, and keeps no more members than some hundred of a class. Each class is in a window.
+    per_side
+        Look at so many windows along each side alone where the block is large (`windows_per_side`), and at one for
+        each class that these miss. None: at all of it.
     """
-    windows = choose_windows(labels) if sampled and labels.size >= SAMPLED_PX else []
+    windows = choose_windows(labels, per_side) if per_side and labels.size >= SAMPLED_PX else []
     if not windows:
         features, cell_valid = signature_features(image, valid)
         whole = measure(index, labels, features, cell_valid)
@@ -64,10 +67,23 @@ def _features(image: Image, valid: Mask, window: Window) -> tuple[Image, Mask]:
     return features[y : y + cells, x : x + cells], cell_valid[y : y + cells, x : x + cells]
 
 
-def choose_windows(labels: Labels) -> list[Window]:
-    """Return windows of one size: 4 x 4 spread over the block, and one for each class that these hardly hold."""
+def windows_per_side(blocks: int) -> int:
+    """Return how many windows along a side of a block are enough where one model serves so many blocks.
+
+    Nothing but a catalogue asks for what they tell, and that keeps no more than some hundred members of a class.
+
+    Examples
+    --------
+    >>> [windows_per_side(blocks) for blocks in (1, 8, 12, 25, 100_000)]
+    [4, 4, 3, 2, 2]
+    """
+    return min(MAX_PATCHES, max(2, math.isqrt(ENOUGH_WINDOWS // blocks)))
+
+
+def choose_windows(labels: Labels, per_side: int = MAX_PATCHES) -> list[Window]:
+    """Return windows of one size, spread over the block, and one for each class that these hardly hold."""
     height, width = labels.shape
-    starts = [np.linspace(0, size - WINDOW_PX, MAX_PATCHES).astype(int).tolist() for size in (height, width)]
+    starts = [np.linspace(0, size - WINDOW_PX, per_side).astype(int).tolist() for size in (height, width)]
     spread = [_window(y, x, labels.shape) for y in starts[0] for x in starts[1]]
     there = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
     counts = [np.bincount(labels[w.slices].ravel(), minlength=NO_CLASS + 1)[:NO_CLASS] for w in spread]

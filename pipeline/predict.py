@@ -14,7 +14,7 @@ from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
 from pipeline.blocks import Block, Index, Window
 from pipeline.costs import Costs
-from pipeline.describe import describe_classes
+from pipeline.describe import describe_classes, windows_per_side
 from pipeline.gpu import predict_in_memory
 from pipeline.ground import keep_view
 from pipeline.models import load_model
@@ -94,7 +94,11 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
         RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     with costs.computing("signature"):
         signature, members = describe_classes(
-            block.index, image[wide], pixels.valid[wide], prediction.labels, sampled=plan.one_model
+            block.index,
+            image[wide],
+            pixels.valid[wide],
+            prediction.labels,
+            per_side=windows_per_side(len(plan.grid)) if plan.one_model else None,
         )
     replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
     replace_arrays(plan.folders.members(block.name), members.to_arrays())

@@ -35,6 +35,8 @@ def test_cores_start_on_whole_blocks_and_are_never_slivers(grid: BlockGrid) -> N
         for side, size in zip(block.core.shape, grid.shape, strict=True):
             assert side >= min(size, grid.block_px // 4)
         assert all(side <= most for side, most in zip(block.wide.shape, grid.widest, strict=True))
+    largest = np.max([block.core.shape for block in grid], axis=0) + 2 * grid.overlap_px
+    assert (np.array(grid.widest) <= largest).all()
 
 
 @given(grids)

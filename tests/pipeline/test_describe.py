@@ -29,8 +29,8 @@ def make_block(side: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[n
 
 def test_windows_describe_a_block_as_all_of_it_does() -> None:
     image, valid, labels = make_block(SIDE)
-    whole, all_members = describe_classes((0, 0), image, valid, labels, sampled=False)
-    sampled, members = describe_classes((0, 0), image, valid, labels, sampled=True)
+    whole, all_members = describe_classes((0, 0), image, valid, labels, per_side=None)
+    sampled, members = describe_classes((0, 0), image, valid, labels, per_side=4)
     assert sampled.ids.tolist() == whole.ids.tolist() == [*range(K), 9]
     assert sampled.pixels.sum() < whole.pixels.sum() / 3, "less is looked at"
     between = np.abs(whole.features[0] - whole.features[1]).max()
@@ -40,9 +40,10 @@ def test_windows_describe_a_block_as_all_of_it_does() -> None:
         assert counts[1] >= counts[0] / 3, "about as many members"
 
 
-def test_every_class_is_in_a_window() -> None:
+@pytest.mark.parametrize("per_side", [2, 4])
+def test_every_class_is_in_a_window(per_side: int) -> None:
     _, _, labels = make_block(SIDE)
-    windows = choose_windows(labels)
+    windows = choose_windows(labels, per_side)
     assert all(w.shape == (WINDOW_PX, WINDOW_PX) for w in windows)
     assert all(0 <= w.y0 < w.y1 <= SIDE and 0 <= w.x0 < w.x1 <= SIDE for w in windows)
     assert all(v % 4 == 0 for w in windows for v in w)
@@ -55,15 +56,15 @@ def test_a_block_with_few_valid_pixels_is_described() -> None:
     image, _, _ = make_block(SIDE)
     labels = np.full((SIDE, SIDE), 255, np.uint8)
     labels[700, 700] = 3
-    signature, members = describe_classes((0, 0), image, labels != 255, labels, sampled=True)
+    signature, members = describe_classes((0, 0), image, labels != 255, labels, per_side=4)
     assert signature.ids.tolist() == [3]
     assert set(members.ids.tolist()) <= {3}
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_a_small_block_is_described_whole(sampled: bool) -> None:
+@pytest.mark.parametrize("per_side", [None, 2, 4])
+def test_a_small_block_is_described_whole(per_side: int | None) -> None:
     image, valid, labels = make_block(512)
-    signature, _ = describe_classes((0, 0), image, valid, labels, sampled=sampled)
+    signature, _ = describe_classes((0, 0), image, valid, labels, per_side=per_side)
     assert signature.pixels.sum() == valid.sum()
 
 
