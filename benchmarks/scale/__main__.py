@@ -35,14 +35,19 @@ def measure_apply(folder: Path, quick: bool) -> tuple[dict[str, Any], list[Table
     must = [sum(each.values()) / 2 for each in alone]
     wall = {workers: [each["wall_s"] for each in found] for workers, found in runs.items()}
     ratio = statistics.median(w / m for w, m in zip(wall[2], must, strict=True))
+    written = statistics.median(each["written_s"] / m for each, m in zip(runs[2], must, strict=True))
+    cpu = statistics.median(each["cpu_s"] / (2 * m) for each, m in zip(runs[2], must, strict=True))
     speedup = statistics.median(a / b for a, b in zip(wall[1], wall[2], strict=True))
     halo = runs[2][0]["halo_overhead"]
     limits: list[list[object]] = [
         ["wall / ((model + read + write CPU) / 2)", ratio, "<= 1.15"],
+        ["the same until all is written, before report and publication", written, "-"],
+        ["CPU of all processes / (model + read + write CPU)", cpu, "-"],
         ["halo overhead", halo, "<= 0.05"],
         ["throughput of 2 workers / 1", speedup, ">= 1.8"],
     ]
     figures = {"side_px": side, "runs": runs, "alone_cpu_s": alone, "ratio": ratio, "speedup": speedup, "halo": halo}
+    figures |= {"written_ratio": written, "cpu_ratio": cpu}
     return figures, [("limits", ["what", "measured", "limit"], limits), _split(runs[2][0])]
 
 

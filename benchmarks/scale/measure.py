@@ -43,6 +43,15 @@ def warm_up(model: tuple[Path, str], _: int) -> tuple[int, int]:
     return os.getpid(), peak_rss_bytes()
 
 
+def family_cpu_s() -> float:
+    """Return the CPU seconds that this process and its workers have taken so far."""
+    import psutil
+
+    me = psutil.Process()
+    times = [each.cpu_times() for each in (me, *me.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
+
+
 def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int, engine: str) -> dict[str, Any]:
     """Apply a model; returns wall seconds by stage, costs by phase, CPU seconds and peak memory in bytes."""
     from functools import partial
@@ -61,10 +70,13 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
             assert given is not None
             warm = list(opened.map(partial(warm_up, (given.directory, given.digest)), range(2 * opened.workers)))
             assert all(outcome.error is None for outcome in warm), warm
-            start, cpu = time.perf_counter(), time.process_time()
+            start, cpu, all_cpu = time.perf_counter(), time.process_time(), family_cpu_s()
+            written_s = 0.0
             for stage in STAGES:
                 stage(run, opened, lambda done, total: None)
+                written_s = time.perf_counter() - start if stage.name == "write" else written_s
             wall, own_cpu = time.perf_counter() - start, time.process_time() - cpu
+            all_cpu = family_cpu_s() - all_cpu
         record, projected = run.result().record, project_cost(run.plan)
         slots = run.capacity.slots if run.capacity else 1
     labelled = next(stage for stage in record.stages if stage.name == "predict")
@@ -77,7 +89,9 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
         "wall_s": wall,
         "stages_s": {stage.name: stage.seconds for stage in record.stages},
         "work": {stage.name: {kind: cost.model_dump() for kind, cost in stage.work.items()} for stage in record.stages},
+        "written_s": written_s,
         "main_cpu_s": own_cpu,
+        "cpu_s": all_cpu,
         "halo_overhead": projected.halo_overhead,
         "peak_worker_bytes": max(labelled.peak_rss_bytes, *(outcome.result[1] for outcome in warm if outcome.result)),
         "peak_main_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
