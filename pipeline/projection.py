@@ -18,7 +18,7 @@ from pipeline.settings import Settings
 
 MiB = 1 << 20
 
-LIBRARY_BYTES = 1100 * MiB
+LIBRARY_BYTES = 1300 * MiB
 """A worker with its libraries and one compiled model, before its first block."""
 TRAINING_BYTES_PER_PIXEL = 500
 """What training holds for each pixel of its sample: features, assignments, crops."""

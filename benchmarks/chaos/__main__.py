@@ -108,8 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("chaos", __doc__ or "")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--scratch", type=Path, metavar="DIR", help="where scenes and the model stay between calls")
+    options.add_argument("--workers-only", action="store_true", help="kill workers, and leave the stages out")
     asked = options.parse_args(arguments)
-    record = begin_record("chaos", {"quick": asked.quick, "seed": asked.seed})
+    record = begin_record("chaos", {"quick": asked.quick, "seed": asked.seed, "workers_only": asked.workers_only})
     side, kills = (1536, 3) if asked.quick else (4096, 20)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.scratch or Path(temporary)
@@ -126,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ["bytes as those of a quiet run", same, True],
         ]
         record |= {"same_bytes": same, "extra_tries": extra, "stages": {}}
-        for stage, published, out in kill_at_stages(scene, model, Path(temporary), 256):
+        stages = () if asked.workers_only else kill_at_stages(scene, model, Path(temporary), 256)
+        for stage, published, out in stages:
             equal = content(out) == content(quiet)
             record["stages"][stage] = {"published_when_killed": published, "same_bytes": equal}
             rows += [
