@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ktex_model.model import NO_CLASS
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
 from pipeline.blocks import Block, Index, Window
+from pipeline.catalogue.sites import see_sites, sites_of_block
 from pipeline.costs import Costs
 from pipeline.describe import describe_classes, windows_per_side
 from pipeline.gpu import predict_in_memory
@@ -100,10 +102,12 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
             prediction.labels,
             per_side=windows_per_side(len(plan.grid)) if plan.one_model else None,
         )
+        core = block.core_in_wide.slices
+        most = sites_of_block(len(plan.grid))
+        members = replace(members, sites=see_sites(plan.scene.geobox, block.core, prediction.labels[core], most))
     replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
     replace_arrays(plan.folders.members(block.name), members.to_arrays())
     keep_view(plan, block, pixels)
-    core = block.core_in_wide.slices
     with costs.computing("predict"):
         return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
 

@@ -18,8 +18,8 @@ from benchmarks.report import begin_record, describe_run, format_table, parser, 
 
 SEEDS = (21, 22, 23, 24, 25)
 SIDES = (1, 2, 8)
-WATER_SETTINGS: dict[str, Any] = {"k": 4, "options": {"smooth_px": 2.0, "coupling": 2.0}}
-"""Of the runs of the three dates: ponds of a few pixels need a smaller neighbourhood than the default."""
+WATER_SETTINGS: dict[str, Any] = {"k": 6}
+"""Of the runs of the three dates."""
 NOTE = (
     "False match: a class that the catalogue never saw counted as one it knows, without doubt. False new: a known "
     "class given a new id. Wrong: matched to another class. Blocks: size of the run that attaches; shares are of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from benchmarks.align.simulator import SCENARIOS, simulate
 from benchmarks.catalogue.rates import members_of
 from ktex_model import radiometry
 from pipeline.catalogue.attachment import Attachment, attach, extend
+from pipeline.catalogue.sites import MAX_KEPT, MAX_OF_BLOCK
 from pipeline.catalogue.store import CatalogueLock, read_catalogue, write_catalogue
-from pipeline.catalogue.values import Catalogue, Members, RunEntry
+from pipeline.catalogue.values import Catalogue, Members, RunEntry, Sites
 from pipeline.legend import Legend
 
 
@@ -22,11 +24,11 @@ def measure_speed(side: int, seed: int) -> dict[str, Any]:
     """Build a catalogue from ``side x side`` blocks, then attach one block of another part of the same world."""
     mosaic = simulate((side, side + 1), SCENARIOS["std"], seed)
     begun = time.perf_counter()
-    many = members_of(mosaic, range(side), range(side))
+    many = _on_ground(members_of(mosaic, range(side), range(side)), MAX_KEPT, seed)
     first = attach(None, many, np.unique(many.ids), key="first", basis="first")
     built = extend_by(None, first, many, "first")
     built_s = time.perf_counter() - begun
-    one = members_of(mosaic, range(side, side + 1), range(side // 2, side // 2 + 1))
+    one = _on_ground(members_of(mosaic, range(side, side + 1), range(side // 2, side // 2 + 1)), MAX_OF_BLOCK, seed)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "catalogue"
         write_catalogue(directory, built)
@@ -49,6 +51,14 @@ def measure_speed(side: int, seed: int) -> dict[str, Any]:
         "classes": len(found.mapping),
         "states": [each.state for each in found.matches],
     }
+
+
+def _on_ground(members: Members, count: int, seed: int) -> Members:
+    """Give members as many sites as are kept; those of a block are among those of the catalogue."""
+    rng = np.random.default_rng(seed)
+    keys = rng.integers(0, 2**63, MAX_KEPT, dtype=np.uint64)[:count]
+    ids = rng.choice(np.unique(members.ids), MAX_KEPT)[:count]
+    return replace(members, sites=Sites(keys, ids))
 
 
 def extend_by(base: Catalogue | None, found: Attachment, members: Members, key: str) -> Catalogue:

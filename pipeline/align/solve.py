@@ -30,9 +30,10 @@ from pipeline.align.drift import (
 )
 from pipeline.align.graph import Float, Graph, Int, build
 from pipeline.align.inference import Assignment, infer
+from pipeline.align.purity import find_mixed
 from pipeline.align.registration import register
 from pipeline.align.tracks import block_quality, find_tracks
-from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Ids, Merge, Overlap
+from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Ids, Merge, Mixed, Overlap
 from pipeline.blocks import Index
 
 
@@ -77,7 +78,7 @@ def align(
         raise ValueError(f"`classes` must be at least 1; got {classes}")
     graph = build(signatures, overlaps)
     if len(graph.blocks) == 1:
-        return _number(graph, np.eye(len(graph.node_id)), (), ())
+        return _number(graph, np.eye(len(graph.node_id)), (), (), np.ones(1))
     rng = np.random.default_rng(seed)
     ready = _prepare(graph)
     limits = _limits(graph, classes)
@@ -87,7 +88,7 @@ def align(
     found = _cluster(graph, ready, everywhere, limits, rng)
     solved = _infer(graph, ready, found)
     flags = [*flags, *_warnings(graph, found, solved.probability, ready.quality, classes)]
-    return _number(graph, solved.probability, found.merges, tuple(flags))
+    return _number(graph, solved.probability, found.merges, tuple(flags), ready.quality)
 
 
 def _prepare(graph: Graph) -> _Prepared:
@@ -185,7 +186,9 @@ def _infer(graph: Graph, ready: _Prepared, found: Clusters) -> Assignment:
     return infer(graph, ready.features, label, ready.weight, ready.quality, ready.offsets, ready.smoothness)
 
 
-def _number(graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: tuple[str, ...]) -> Alignment:
+def _number(
+    graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: tuple[str, ...], quality: Float
+) -> Alignment:
     """Return the result with classes numbered by pixels, largest first, then by signature."""
     label = probability.argmax(axis=1)
     used, dense = np.unique(label, return_inverse=True)
@@ -202,7 +205,18 @@ def _number(graph: Graph, probability: Float, merges: tuple[Merge, ...], flags: 
     posterior = top[:, -1]
     margin = posterior - (top[:, -2] if top.shape[1] > 1 else 0.0)
     lookup, sure, lead = _tables(graph, rank[dense], posterior, margin, len(used))
-    return Alignment(lookup, sure, lead, summaries, merges, flags)
+    mixed = find_mixed(graph, rank[dense], quality)
+    return Alignment(lookup, sure, lead, summaries, merges, (*flags, *_tell_mixed(mixed)), mixed)
+
+
+def _tell_mixed(mixed: tuple[Mixed, ...]) -> list[str]:
+    if not mixed:
+        return []
+    named = [f"{m.id} of {m.block} ({m.classes[0]} and {m.classes[1]})" for m in mixed[:8]]
+    more = ", ..." if len(mixed) > 8 else ""
+    return [
+        f"{len(mixed)} class(es) of single blocks hold two of the map; --k may be too small: {', '.join(named)}{more}"
+    ]
 
 
 def _tables(

@@ -164,6 +164,26 @@ class Merge:
     contact_px: int
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """A class of one block that holds two of the map: it was split too little.
+
+    Attributes
+    ----------
+    block, id
+        The block, and the class by its own numbering.
+    classes
+        The global id that it was given, and the one that it holds besides.
+    share
+        Of its shared pixels, how many neighbours give to the second, 0..1.
+    """
+
+    block: Index
+    id: int
+    classes: tuple[int, int]
+    share: float
+
+
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """Global ids for the local ids of all blocks.
@@ -182,6 +202,8 @@ class Alignment:
         How clusters were joined, in order. `kept` and `gone` number the clusters of that step, not the global ids.
     flags
         What a person should look at, one sentence each.
+    mixed
+        Classes of single blocks that hold two of the map.
     """
 
     lookup: dict[Index, Ids]
@@ -190,6 +212,7 @@ class Alignment:
     classes: tuple[ClassSummary, ...]
     merges: tuple[Merge, ...] = ()
     flags: tuple[str, ...] = field(default=())
+    mixed: tuple[Mixed, ...] = ()
 
     @property
     def no_class(self) -> int:
@@ -228,6 +251,7 @@ class Alignment:
             "classes": [vars(c) | {"signature": list(c.signature)} for c in self.classes],
             "merges": [dict(vars(m)) for m in self.merges],
             "flags": list(self.flags),
+            "mixed": [vars(m) | {"block": list(m.block), "classes": list(m.classes)} for m in self.mixed],
         }
 
     @classmethod
@@ -241,7 +265,13 @@ class Alignment:
             tuple(ClassSummary(**c | {"signature": tuple(c["signature"])}) for c in record["classes"]),
             tuple(Merge(**m) for m in record["merges"]),
             tuple(record["flags"]),
+            tuple(_mixed(m) for m in record.get("mixed", ())),
         )
+
+
+def _mixed(record: Mapping[str, Any]) -> Mixed:
+    (iy, ix), (first, second) = record["block"], record["classes"]
+    return Mixed((int(iy), int(ix)), int(record["id"]), (int(first), int(second)), float(record["share"]))
 
 
 def _ids(values: Sequence[int], classes: int) -> Ids:

@@ -20,6 +20,7 @@ from pipeline.align.values import Alignment, ClassSummary
 from pipeline.blocks import Index
 from pipeline.catalogue.matching import Match, match, prototypes
 from pipeline.catalogue.members import join, thin, whitening_of
+from pipeline.catalogue.sites import MAX_KEPT, fewest
 from pipeline.catalogue.values import Card, Catalogue, Members, RunEntry
 from pipeline.errors import RunFailedError
 from pipeline.legend import MAX_CLASSES, Legend, LegendClass
@@ -67,7 +68,10 @@ class Attachment:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Attachment:
         """Rebuild from what `to_json` returned, and JSON has made strings of keys and lists of tuples."""
-        matches = tuple(Match(**each | {"votes": _numbered(each["votes"])}) for each in record["matches"])
+        matches = tuple(
+            Match(**each | {name: _numbered(each.get(name, {})) for name in ("votes", "ground")})
+            for each in record["matches"]
+        )
         return cls(
             _numbered(record["mapping"]), record["how"], matches, tuple(record["new"]), tuple(record["shift"]),
             record["next_id"],
@@ -114,7 +118,7 @@ def attach(
     shift: tuple[float, ...] = ()
     if len(members) and len(base.members):
         known = prototypes(base.members, base.whitening, base.legend.current)
-        found, moved = match(members, known, base.whitening)
+        found, moved = match(members, known, base.whitening, base.known_sites())
         shift = tuple(float(value) for value in moved)
     given = {each.local: each.known for each in found if each.known is not None}
     settled = _settle(base, given, wanted, "matched")
@@ -179,6 +183,7 @@ def rename(alignment: Alignment | None, attachment: Attachment, blocks: Sequence
         alignment,
         lookup={index: table[lookup] for index, lookup in alignment.lookup.items()},
         classes=_summaries(alignment.classes, attachment.mapping),
+        mixed=tuple(replace(m, classes=(int(table[m.classes[0]]), int(table[m.classes[1]]))) for m in alignment.mixed),
     )
 
 
@@ -229,7 +234,9 @@ def extend(
         card, whitening = Card(entry.key, SIGNATURE_VERSION, bands, scaling), whitening_of(members)
     else:
         unsure = {each.local for each in attachment.matches if each.state == "ambiguous"}
-        learnt = members.of(~np.isin(members.ids, sorted(unsure))).renamed(attachment.mapping)
+        learnt = members.of(~np.isin(members.ids, sorted(unsure)))
+        learnt = replace(learnt, sites=members.sites.of(~np.isin(members.sites.ids, sorted(unsure))))
+        learnt = learnt.renamed(attachment.mapping)
         if not first:
             learnt = learnt.of(np.isin(learnt.ids, attachment.new))
         if attachment.shift:
@@ -241,8 +248,10 @@ def extend(
     if model is not None:
         models[model] = {**models.get(model, {}), **attachment.mapping}
     runs = (*(each for each in card.runs if each.key != entry.key), entry)
-    current = [grown.current(int(i)) for i in kept.ids]
-    kept = kept.of(np.isin(current, grown.ids))  # a class may have lost its last pixel in the cut between blocks
+    # A class may have lost its last pixel in the cut between blocks.
+    living = [i for i in np.union1d(kept.ids, kept.sites.ids).tolist() if grown.current(i) in grown.ids]
+    sites = fewest(kept.sites.of(np.isin(kept.sites.ids, living)), MAX_KEPT)
+    kept = replace(kept.of(np.isin(kept.ids, living)), sites=sites)
     return Catalogue(grown, replace(card, models=models, runs=runs), thin(kept), whitening)
 
 

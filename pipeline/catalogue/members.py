@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS
 from pipeline.align.measure import measure
 from pipeline.align.values import BlockSignature
-from pipeline.catalogue.values import Float, Members
+from pipeline.catalogue.values import Float, Members, Sites
 
 PATCH_PX = 64
 """Least side of a patch: large enough for a texture to show, small enough for several patches in a small scene."""
@@ -69,11 +70,12 @@ def members_of(said: BlockSignature, chosen: NDArray[np.bool_]) -> Members:
 
 
 def join(parts: Sequence[Members]) -> Members:
-    """Return the members of one or more parts."""
+    """Return the members and the sites of one or more parts."""
     return Members(
         np.concatenate([each.ids for each in parts]),
         np.concatenate([each.pixels for each in parts]),
         np.concatenate([each.features for each in parts]),
+        Sites(*(np.concatenate([getattr(each.sites, name) for each in parts]) for name in ("keys", "ids"))),
     )
 
 
@@ -118,7 +120,7 @@ def remove_drift(members: Members, block: NDArray[np.intp]) -> Members:
     for _ in range(_ROUNDS):
         means = _means(members.features - offsets[block], label, weight, 0.0)
         offsets = _means(members.features - means[label], block, weight, _RIDGE * typical)
-    return Members(members.ids, members.pixels, members.features - offsets[block])
+    return replace(members, features=members.features - offsets[block])
 
 
 def _means(values: Float, group: NDArray[np.intp], weight: Float, ridge: float) -> Float:
@@ -157,7 +159,7 @@ def whitening_of(members: Members) -> Float:
 
 
 def thin(members: Members, seed: int = 0) -> Members:
-    """Keep at most 256 members of each class, drawn without regard to what they are."""
+    """Keep at most 256 members of each class, drawn without regard to what they are, and all sites."""
     rng = np.random.default_rng(seed)
     kept = []
     for each in np.unique(members.ids):

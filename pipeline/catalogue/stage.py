@@ -25,6 +25,7 @@ from pipeline.blocks import Block
 from pipeline.catalogue.attachment import Attachment, attach, extend, rename, slice_of
 from pipeline.catalogue.base import misfit, read_base
 from pipeline.catalogue.members import join, remove_drift, thin
+from pipeline.catalogue.sites import MAX_KEPT, fewest
 from pipeline.catalogue.store import SIGNATURES, CatalogueLock, is_run, write_catalogue, write_signatures
 from pipeline.catalogue.values import Catalogue, Members, RunEntry
 from pipeline.dates import ANY_DATE, date_of_file
@@ -85,13 +86,14 @@ def gather(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> 
         with np.load(path, allow_pickle=False) as arrays:
             part = Members.from_arrays(arrays)
         if alignment is not None:
-            part = replace(part, ids=alignment.lookup[block.index][part.ids].astype(np.int64))
+            part = part.renamed(dict(enumerate(alignment.lookup[block.index].tolist())))
         block_of.append(np.full(len(part), len(parts)))
         parts.append(part)
     if not parts:
         dims = signature_length(len(plan.scene.bands))
         return Members(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, dims)))
     members, at = join(parts), np.concatenate(block_of)
+    members = replace(members, sites=fewest(members.sites, MAX_KEPT))
     # In an order that depends on content alone, and so not on how a model happened to number its classes.
     order = np.lexsort((*members.features.T[::-1], members.pixels, members.ids, at))
     return remove_drift(members.of(order), at[order])
@@ -201,6 +203,7 @@ def describe(attachment: Attachment) -> dict[str, Any]:
                 "state": each.state,
                 "votes": {str(known): share for known, share in each.votes.items()},
                 "distance": each.distance,
+                "ground": {str(known): share for known, share in each.ground.items()},
             }
             for each in attachment.matches
         ],

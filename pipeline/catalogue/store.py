@@ -36,7 +36,6 @@ VERSION = 1
 """Format of the file of signatures."""
 
 _CARD: TypeAdapter[Card] = TypeAdapter(Card)
-_ARRAYS = ("ids", "pixels", "features", "whitening")
 _POLL_S = 0.5
 
 
@@ -63,7 +62,7 @@ def read_catalogue(directory: Path) -> Catalogue:
             said = json.loads((file.metadata() or {}).get("card", ""))
             require_version(path, said.pop("version", FIRST), VERSION)
             card = _CARD.validate_json(json.dumps(said))
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         members = Members.from_arrays(arrays)
         whitening = np.asarray(arrays["whitening"], dtype=np.float64)
     except InputError:

@@ -17,6 +17,38 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Sites:
+    """Which class was seen at fixed points of the ground.
+
+    Attributes
+    ----------
+    keys
+        ``(P,)`` uint64, names of the points: equal points have equal keys in every run.
+    ids
+        ``(P,)`` int64, the class seen there.
+    """
+
+    keys: NDArray[np.uint64]
+    ids: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.keys.ndim != 1 or self.keys.shape != self.ids.shape:
+            raise ValueError(f"sites must have one key and one id each; got {self.keys.shape} and {self.ids.shape}")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def none(cls) -> Sites:
+        """Return no sites."""
+        return cls(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+    def of(self, chosen: NDArray[Any]) -> Sites:
+        """Return some sites, by mask or position."""
+        return Sites(self.keys[chosen], self.ids[chosen])
+
+
+@dataclass(frozen=True, eq=False)
 class Members:
     """Members of classes: a member is one class in one patch of a scene.
 
@@ -28,11 +60,14 @@ class Members:
         ``(M,)`` int64, pixels of the class in the patch.
     features
         ``(M, D)`` float64, robust mean of the texture features there.
+    sites
+        Where on the ground the classes were seen.
     """
 
     ids: NDArray[np.int64]
     pixels: NDArray[np.int64]
     features: Float
+    sites: Sites = field(default_factory=Sites.none)
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or not self.ids.shape == self.pixels.shape == self.features.shape[:1]:
@@ -47,17 +82,19 @@ class Members:
         return len(self.ids)
 
     def of(self, chosen: NDArray[Any]) -> Members:
-        """Return some members, by mask or position."""
-        return Members(self.ids[chosen], self.pixels[chosen], self.features[chosen])
+        """Return some members, by mask or position, and all sites."""
+        return replace(self, ids=self.ids[chosen], pixels=self.pixels[chosen], features=self.features[chosen])
 
-    def renamed(self, table: dict[int, int]) -> Members:
-        """Return the members under other ids; an id that `table` does not hold stays."""
-        ids = np.array([table.get(int(i), int(i)) for i in self.ids], dtype=np.int64)
-        return replace(self, ids=ids)
+    def renamed(self, table: Mapping[int, int]) -> Members:
+        """Return members and sites under other ids; an id that `table` does not hold stays."""
+        used, at = np.unique(np.concatenate([self.ids, self.sites.ids]), return_inverse=True)
+        ids = np.array([table.get(int(i), int(i)) for i in used], dtype=np.int64)[at]
+        return replace(self, ids=ids[: len(self)], sites=replace(self.sites, ids=ids[len(self) :]))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return plain arrays."""
-        return {"ids": self.ids, "pixels": self.pixels, "features": self.features}
+        own = {"ids": self.ids, "pixels": self.pixels, "features": self.features}
+        return own | {"site_keys": self.sites.keys, "site_ids": self.sites.ids}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Members:
@@ -66,6 +103,10 @@ class Members:
             np.asarray(arrays["ids"], dtype=np.int64),
             np.asarray(arrays["pixels"], dtype=np.int64),
             np.asarray(arrays["features"], dtype=np.float64),
+            Sites(
+                np.asarray(arrays.get("site_keys", ()), dtype=np.uint64),
+                np.asarray(arrays.get("site_ids", ()), dtype=np.int64),
+            ),
         )
 
 
@@ -148,3 +189,9 @@ class Catalogue:
     card: Card
     members: Members
     whitening: Float
+
+    def known_sites(self) -> Sites:
+        """Return the sites under the ids that their classes go by after all merges."""
+        used, at = np.unique(self.members.sites.ids, return_inverse=True)
+        now = np.array([self.legend.current(int(i)) for i in used], dtype=np.int64)
+        return replace(self.members.sites, ids=now[at])

@@ -261,3 +261,40 @@ def test_what_does_not_fit_is_refused():
         _block((0, 0), [[0.0], [1.0]], ids=[1, 1])
     with pytest.raises(ValueError, match="must join two blocks"):
         _overlap((0, 0), (0, 0), np.ones((2, 2)))
+
+
+def test_a_class_that_holds_two_is_named_and_none_else():
+    base = np.array([[0.0, 0, 0], [6, 0, 0], [0, 6, 0], [0, 0, 6]])
+    rng = np.random.default_rng(0)
+    cells = list(itertools.product(range(3), range(3)))
+    pairs = [(a, b) for a in cells for b in cells if (b[0] - a[0], b[1] - a[1]) in ((0, 1), (1, 0))]
+    # The middle block never learnt to tell classes 2 and 3 apart.
+    kinds = {i: np.arange(3 if i == (1, 1) else 4) for i in cells}
+    signatures = [_block(i, base[kinds[i]] + rng.normal(size=(len(kinds[i]), 3)) * 0.1) for i in cells]
+    whole = np.diag([90, 80, 70, 60]) + 1
+
+    def table(a, b):
+        rows = whole if a != (1, 1) else np.vstack([whole[:2], whole[2:].sum(0)])
+        return rows if b != (1, 1) else np.column_stack([rows[:, :2], rows[:, 2:].sum(1)])
+
+    found = align(signatures, [_overlap(a, b, table(a, b)) for a, b in pairs])
+    assert len(found.classes) == 4
+    (mixed,) = found.mixed
+    two, three = (int(found.lookup[0, 0][k]) for k in (2, 3))
+    assert (mixed.block, mixed.id, set(mixed.classes)) == ((1, 1), 2, {two, three})
+    assert mixed.classes[0] == found.lookup[1, 1][2]
+    assert 0.25 < mixed.share < 0.75
+    assert any("hold two of the map" in flag and "2 of (1, 1)" in flag for flag in found.flags)
+    assert Alignment.from_json(json.loads(json.dumps(found.to_json()))).mixed == found.mixed
+
+
+def test_mixed_classes_of_a_mosaic_are_mostly_so():
+    found = right = 0
+    for seed in (1, 2, 3, 4):
+        mosaic = simulate((10, 10), SCENARIOS["heavy"], seed, block_px=64)
+        for mixed in align(mosaic.signatures, mosaic.overlaps).mixed:
+            true = mosaic.truth[mosaic.grid.block(mixed.block).wide.slices]
+            inside = np.bincount(true[(mosaic.labels[mixed.block] == mixed.id) & (true != 255)], minlength=8)
+            found, right = found + 1, right + bool(np.sort(inside)[-2] > 0.15 * inside.sum())
+    assert found > 20
+    assert right > 0.6 * found
