@@ -1,4 +1,4 @@
-"""Make each output of maps of several sizes, each in a process of its own: seconds, and memory beyond the libraries."""
+"""Make each output of maps of several sizes, each in a process of its own: time, and memory beyond the libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 
-STEPS = ("levels", "cog", "stac", "sieve", "polygons")
+STEPS = ("levels", "cog", "stac", "sieve", "polygons", "change")
 SIDES = (5_000, 10_000)
 QUICK_SIDES = (1_000, 2_000)
 MMU_PX = 9
@@ -35,7 +35,8 @@ def make_run(folder: Path, side: int) -> None:
 
 
 def do_step(name: str, run: Path) -> dict[str, Any]:
-    """Make one output; returns seconds, and resident memory of this process in MiB, before and at its highest."""
+    """Make one output; returns its wall and CPU seconds, and resident memory in MiB, before and at its highest."""
+    from pipeline.change import compare
     from pipeline.cleanup import CleanUp
     from pipeline.cog import write_cog
     from pipeline.derived import clean
@@ -46,7 +47,7 @@ def do_step(name: str, run: Path) -> dict[str, Any]:
     from pipeline.stores import LabelStore
 
     result = open_result(run)
-    base, start = read_peak_mib(), time.perf_counter()
+    base, start, worked = read_peak_mib(), time.perf_counter(), time.process_time()
     match name:
         case "levels":
             write_levels(LabelStore.open(run / "labels.zarr", "r+"))
@@ -59,8 +60,15 @@ def do_step(name: str, run: Path) -> dict[str, Any]:
             shutil.rmtree(run.with_name("cleaned"))
         case "polygons":
             write_polygons(result, run / "polygons.parquet")
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "base_rss_mib": base, "peak_rss_mib": read_peak_mib()}
+        case "change":
+            compare(result, result, run.with_name("change"))
+            shutil.rmtree(run.with_name("change"))
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - worked,
+        "base_rss_mib": base,
+        "peak_rss_mib": read_peak_mib(),
+    }
 
 
 def read_peak_mib() -> float:
@@ -97,11 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             row["output"],
             f"{row['mpx']:.0f}",
             f"{row['seconds']:.1f}",
+            f"{row['cpu_seconds']:.1f}",
             f"{row['peak_rss_mib'] - row['base_rss_mib']:.0f}",
         ]
         for row in rows
     ]
-    columns = ["output", "Mpx", "seconds", "memory beyond the libraries, MiB"]
+    columns = ["output", "Mpx", "seconds", "CPU seconds", "memory beyond the libraries, MiB"]
     text = f"{format_table(columns, table)}\n\n{describe_run(record)}\n"
     print(text)
     if given.markdown:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from benchmarks.quality.real import WV_TILES
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from benchmarks.samples.places import (
     CLASSES,
@@ -46,16 +47,18 @@ ARMS = {
     "samples": "U-Net on the samples of the map",
     "truth": "U-Net on the whole truth of the place",
 }
-
-
 Corners = list[tuple[int, int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     options = parser("samples", __doc__ or "")
+    options.add_argument("--dates", nargs="+", choices=DATES, help="only these acquisitions: autumn, leaf-on")
+    options.add_argument("--tiles", nargs="+", type=int, choices=WV_TILES, help="only these places to learn from")
+    options.add_argument("--seeds", nargs="+", type=int, metavar="N", help="only these seeds")
     asked = options.parse_args(arguments)
-    settings = QUICK if asked.quick else FULL
+    settings: dict[str, Any] = {**(QUICK if asked.quick else FULL), "tiles": WV_TILES}
+    settings |= {name: tuple(given) for name in ("dates", "seeds", "tiles") if (given := getattr(asked, name))}
     record = begin_record("samples", {**settings, "k": K, "chip_px": CHIP_PX, "overlap_px": OVERLAP_PX})
     record["rows"] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -76,7 +79,7 @@ def measure(folder: Path, student: Student, settings: dict[str, Any]) -> Iterato
     """Yield a row for each network: what it learnt from, and how it did in the places that it never saw."""
     for date in settings["dates"]:
         places = find_places(date)
-        for place in places:
+        for place in (each for each in places if each.tile in settings["tiles"]):
             others = [each for each in places if each.tile != place.tile]
             for seed in settings["seeds"]:
                 said = {"date": date, "tile": place.tile, "seed": seed}
