@@ -117,6 +117,8 @@ def _dask_settings() -> dict[str, Any]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
+        # A look at every thread's stack a hundred times a second, which nobody asks for.
+        "distributed.worker.profile.enabled": False,
     }
 
 
