@@ -28,7 +28,7 @@ demo: setup  ## Segment a made mosaic of NICFI-layout quads from end to end
 	$(BIN)/ktex demo --out demo-output --fresh
 
 test: setup  ## Run the tests (all but those marked gpu), with branch coverage
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 lint: setup  ## Format, lint, type and import checks
 	$(BIN)/ruff format --check .

@@ -34,3 +34,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real imagery in {folder}; set KTEX_DATA to the folder that holds it")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what may take longest: at the end it would keep one process busy while the others have nothing left."""
+    items.sort(key=_most_seconds, reverse=True)
+
+
+def _most_seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(item.config.getoption("timeout") or 0) if marker is None else float(marker.args[0])

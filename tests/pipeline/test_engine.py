@@ -109,7 +109,8 @@ def test_an_existing_scheduler_is_used(cluster: Engine) -> None:
 
 
 @pytest.mark.dask
-def test_a_scheduler_that_does_not_answer_is_named() -> None:
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.connection.CONNECT_S", 1)
     with (
         pytest.raises(InputError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"),
         open_engine(Settings(scheduler="tcp://127.0.0.1:9")),

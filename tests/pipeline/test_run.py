@@ -403,8 +403,9 @@ def test_a_fresh_run_of_another_kind_leaves_nothing_of_the_old(tmp_path: Path, t
 
 
 def test_a_scheduler_that_is_not_there_is_found_before_anything_is_written(
-    tmp_path: Path, trainings: list[str]
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.engine.connection.CONNECT_S", 1)
     make_scene(tmp_path / "scene.tif")
     with pytest.raises(InputError, match="no Dask scheduler answers there"):
         segment(tmp_path / "scene.tif", Settings(**SMALL, scheduler="tcp://127.0.0.1:9"), tmp_path / "out")
