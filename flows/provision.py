@@ -136,8 +136,8 @@ def make_automations(notice: UUID | None, *, silence_s: float = SILENCE_S) -> li
 def fit_template(kind: PoolType, template: Mapping[str, Any]) -> dict[str, Any]:
     """Return Prefect's template of a job, fitted to ours.
 
-    On Kubernetes: data and certificates are mounted, the pod is not root and may gain nothing, and no pod is started
-    again behind the back of Prefect, which knows what to do with a run that died.
+    On Kubernetes: data, certificates and credentials are given, the pod is not root and may gain nothing, and no pod is
+    started again behind the back of Prefect, which knows what to do with a run that died.
     """
     fitted = deepcopy(dict(template))
     if kind != "kubernetes":
@@ -165,6 +165,8 @@ def fit_template(kind: PoolType, template: Mapping[str, Any]) -> dict[str, Any]:
         {"name": "data", "mountPath": "/data"},
         {"name": "tls", "mountPath": "/etc/ktextures/tls", "readOnly": True},
     ]
+    # Keys of the sources and the password of the ledger are Kubernetes' to keep, and no server's of Prefect.
+    container["envFrom"] = [{"secretRef": {"name": "ktextures-credentials", "optional": True}}]
     container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     return fitted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 from prefect.settings import Settings as PrefectSettings
 
 from flows.cli import ktex
+from pipeline.watch import WatchConfig
 from tests.deploy.kubernetes import KINDS, PodSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,6 +26,7 @@ DEPLOY = REPOSITORY / "deploy"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 DOCKERFILE = (DEPLOY / "docker" / "Dockerfile").read_text()
+README = (DEPLOY / "README.md").read_text()
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 IMAGES = {f"ktextures:{PROJECT['version']}-{extra}" for extra in ("cpu", "gpu")}
 # Read by prefect-redis, which only the images have, and by Prefect itself though it is none of its settings.
@@ -151,14 +154,42 @@ def test_every_command_and_health_check_is_one_of_the_programs() -> None:
         check_command(words)
 
 
+def test_every_dask_worker_is_prepared_before_its_first_block() -> None:
+    from pipeline.engine import preload
+
+    (cluster,) = documents("dask.yaml")
+    commands = [
+        each["command"] for each in COMPOSE["services"].values() if each.get("command", [])[:2] == ["dask", "worker"]
+    ]
+    commands += [c["args"] for c in cluster["spec"]["worker"]["spec"]["containers"]]
+    commands += [shlex.split(line) for line in re.findall(r"^dask worker .*", README, re.MULTILINE)]
+    assert len(commands) == 4
+    for words in commands:
+        assert words[words.index("--nthreads") + 1] == "1"
+        assert words[words.index("--preload") + 1] == preload.__name__
+
+
+def test_the_schedulers_that_the_runbook_names_are_those_of_the_manifests() -> None:
+    from pipeline.settings import Settings
+
+    (cluster,) = documents("dask.yaml")
+    served = {f"tls://{name}:8786" for name in COMPOSE["services"] if name == "dask-scheduler"}
+    served |= {f"tls://{cluster['metadata']['name']}-scheduler.ktextures.svc:8786"}
+    told = re.findall(r"`settings: (\{scheduler.*?\})`", README)
+    assert {yaml.safe_load(each)["scheduler"] for each in told} == served
+    for each in told:
+        Settings.parse(yaml.safe_load(each))
+
+
 def test_every_variable_is_read_by_somebody_and_every_secret_must_be_given() -> None:
     names = {name for service in COMPOSE["services"].values() for name in service.get("environment", {})}
     names |= set(re.findall(r"\b([A-Z][A-Z0-9_]+)=", re.findall(r"^ENV PATH.*?(?=^USER)", DOCKERFILE, re.M | re.S)[0]))
     (cluster,) = documents("dask.yaml")
     for part in ("scheduler", "worker"):
         names |= {each["name"] for c in cluster["spec"][part]["spec"]["containers"] for each in c["env"]}
-    plan = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())
-    names |= {name for each in plan["deployments"] for name in each["work_pool"]["job_variables"]["env"]}
+    for file in ("prefect.yaml", "prefect-kubernetes.yaml"):
+        plan = yaml.safe_load((DEPLOY / file).read_text())
+        names |= {name for each in plan["deployments"] for name in each["work_pool"]["job_variables"]["env"]}
     assert {name for name in names if not is_read(name)} == set()
     assert not is_read("PREFECT_API_URI")
     assert not is_read("DASK_DISTRIBUTED__COMM__TLS__CAFILE")
@@ -312,7 +343,7 @@ def test_prometheus_scrapes_what_is_served_and_alerts_on_figures_that_there_are(
 
 
 def test_the_runbook_names_what_there_is() -> None:
-    text = (DEPLOY / "README.md").read_text()
+    text = README
     for path in re.findall(r"(?<![\w/.])deploy/[\w./-]+\w", text):
         assert (REPOSITORY / path).exists() or path == "deploy/.env", path
     makefile = (REPOSITORY / "Makefile").read_text()
@@ -322,3 +353,26 @@ def test_the_runbook_names_what_there_is() -> None:
         assert command in ktex.commands, command
     for name in set(re.findall(r"\bPREFECT_[A-Z_]+|\bDASK_[A-Z_]+[A-Z]\b", text)) - {"PREFECT_AUTH"}:
         assert is_read(name) or "ROLE" in name.upper(), name
+
+
+def test_the_readme_leads_to_a_schedule_in_six_commands_of_the_programs_there_are() -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    block = re.search(r"## On a schedule.*?```\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    lines = block.group(1).splitlines()
+    assert len(lines) <= 6
+    ours = re.findall(r"\.venv/bin/((?:ktex|prefect) [^&#`\n]+)", text[text.index("## On a schedule") :])
+    commands = [[word for word in shlex.split(each) if word != "--no-prompt"] for each in ours]
+    assert [words[:3] for words in commands if words[0] == "prefect"] == [
+        ["prefect", "server", "start"], ["prefect", "deploy", "--all"], ["prefect", "worker", "start"],
+        ["prefect", "deployment", "run"], ["prefect", "server", "stop"],
+    ]  # fmt: skip
+    for words in commands:
+        if words[:2] != ["prefect", "deploy"]:  # carried out by test_prefect.py
+            check_command(words)
+    config = WatchConfig.read(DEPLOY / "series.yaml")
+    assert (config.out, config.sources[0].path) == (DEPLOY / "maps", DEPLOY / "incoming")  # type: ignore[union-attr]
+    plan = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())
+    (cron,) = [each["schedules"][0]["cron"] for each in plan["deployments"] if "watch" in each["entrypoint"]]
+    assert cron.split()[:2] == ["17", "*"]
+    assert "17 minutes past" in text

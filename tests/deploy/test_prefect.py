@@ -29,7 +29,8 @@ from tests.servers import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = REPOSITORY / "deploy" / "prefect.yaml"
-PLAN = yaml.safe_load(FILE.read_text())
+FILES = (FILE, REPOSITORY / "deploy" / "prefect-kubernetes.yaml")
+PLANS = [yaml.safe_load(file.read_text()) for file in FILES]
 POOLS: dict[str, PoolType] = {f"ktex-{kind}": kind for kind in ("process", "docker", "kubernetes")}  # type: ignore[misc]
 WORKERS = json.loads(
     (Path(module.get_client.__code__.co_filename).parents[2] / "server/api/collections_data/views").joinpath(
@@ -44,12 +45,13 @@ def template(kind: str) -> dict[str, Any]:
     return found["default_base_job_configuration"]
 
 
-DEPLOYMENTS = PLAN["deployments"]
+DEPLOYMENTS = [each for plan in PLANS for each in plan["deployments"]]
 NAMES = [f"{each['entrypoint'].rpartition('.')[2]}/{each['name']}" for each in DEPLOYMENTS]
 
 
-def test_prefect_accepts_the_file_and_every_key_of_a_deployment_is_one() -> None:
-    PrefectYamlModel.model_validate(PLAN)
+def test_prefect_accepts_the_files_and_every_key_of_a_deployment_is_one() -> None:
+    for plan in PLANS:
+        PrefectYamlModel.model_validate(plan)
     known = set(PrefectYamlModel.model_fields["deployments"].annotation.__args__[0].model_fields)  # type: ignore[union-attr]
     for each in DEPLOYMENTS:
         assert set(each) <= known
@@ -57,7 +59,7 @@ def test_prefect_accepts_the_file_and_every_key_of_a_deployment_is_one() -> None
 
 def test_the_versions_are_those_of_the_project() -> None:
     lock = (REPOSITORY / "requirements.lock").read_text()
-    assert f"prefect=={PLAN['prefect-version']} " in lock
+    assert all(f"prefect=={plan['prefect-version']} " in lock for plan in PLANS)
     assert all(each["version"] == version_of_project() for each in DEPLOYMENTS)
 
 
@@ -96,6 +98,22 @@ def test_names_are_unique_and_every_flow_has_its_deployment() -> None:
     assert {each["entrypoint"].split(".")[1] for each in DEPLOYMENTS} == modules
 
 
+def test_a_series_is_deployed_on_kubernetes_as_on_one_machine_and_nothing_waits_for_a_pool_of_others() -> None:
+    series = [each for each in DEPLOYMENTS if each["name"].startswith("series")]
+    here, there = (
+        {each["entrypoint"]: each for each in series if each["work_pool"]["name"] == pool}
+        for pool in ("ktex-process", "ktex-kubernetes")
+    )
+    assert here.keys() == there.keys()
+    for name, each in here.items():
+        for key in ("parameters", "schedules", "concurrency_limit", "description"):
+            assert each.get(key) == there[name].get(key)
+    segment, *jobs = [each["work_pool"] for each in DEPLOYMENTS if each["work_pool"]["name"] == "ktex-kubernetes"]
+    assert all(job == segment for job in jobs)
+    pools = {each["work_pool"]["name"] for each in PLANS[0]["deployments"] if each.get("schedules")}
+    assert pools == {"ktex-process"}, "who deploys all of it on one machine gets no run that nobody starts"
+
+
 def test_jobs_on_kubernetes_are_not_root_and_find_data_and_certificates() -> None:
     before = template("kubernetes")
     job = fit_template("kubernetes", before)["job_configuration"]["job_manifest"]["spec"]
@@ -106,6 +124,7 @@ def test_jobs_on_kubernetes_are_not_root_and_find_data_and_certificates() -> Non
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert {each["name"] for each in pod["volumes"]} == {each["name"] for each in container["volumeMounts"]}
     assert container["args"] == "{{ command }}", "the image's entrypoint stays"
+    assert container["envFrom"] == [{"secretRef": {"name": "ktextures-credentials", "optional": True}}]
     assert before == template("kubernetes"), "Prefect's template is left as it is"
     assert fit_template("process", template("process")) == template("process")
 
@@ -239,7 +258,7 @@ def test_a_dead_run_gives_its_slot_free_and_somebody_is_told(
 
     with httpx.Client(base_url=api, timeout=30) as client:
         made = client.post("/deployments/filter", json={}).json()
-        assert len(made) == len(DEPLOYMENTS)
+        assert len(made) == len(PLANS[0]["deployments"])
         deployments = {each["name"]: each for each in made}
         scheduled = [each for each in made if each["schedules"]]
         assert {each["parameters"]["config"] for each in scheduled} == {"/c.yaml"}
