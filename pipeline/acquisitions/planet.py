@@ -107,13 +107,16 @@ class PlanetSource:
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[MosaicsClient]:
-        from planet import Session
+        from planet import Auth, Session
         from planet.clients.mosaics import MosaicsClient
 
         for logger in map(logging.getLogger, ("planet", "planet.http", "planet.models", "httpx", "httpcore")):
             if not any(isinstance(each, WithoutSecrets) for each in logger.filters):
                 logger.addFilter(WithoutSecrets())
-        async with Session() as session:
+        auth = Auth.from_user_default_session()
+        if not auth.is_initialized():
+            raise SourceError(f"source {self.name}: no key for Planet; set PL_API_KEY, or log in with Planet's SDK")
+        async with Session(auth=auth) as session:
             yield MosaicsClient(session, base_url=self.url)
 
     async def _survey(self, client: MosaicsClient, since: str | None) -> list[Acquisition]:

@@ -224,6 +224,11 @@ def test_a_series_that_is_not_there_and_a_key_that_is_wrong_are_told(
         source_of(planet).survey(NOW)
     assert wrong not in repr(caught.value)
     assert caught.value.__cause__ is None
+    monkeypatch.delenv("PL_API_KEY")
+    asked = len(planet.asked)
+    with pytest.raises(SourceError, match="no key for Planet; set PL_API_KEY"):
+        source_of(planet).survey(NOW)
+    assert len(planet.asked) == asked
 
 
 def test_secrets_are_hidden_whatever_the_form() -> None:
