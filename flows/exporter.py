@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,6 +16,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipeline.errors import InputError
+from pipeline.ledger import STATES as LEDGER_STATES
+from pipeline.ledger.overview import SeriesStatus, find_series, look_at_series
 from pipeline.status import STATES, Status, look_at
 
 DEFAULT_LISTEN = "127.0.0.1:9464"
@@ -40,6 +42,7 @@ class RunCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all figures."""
         yield from gauges(look_at(self._root))
+        yield from series_gauges([look_at_series(folder) for folder in find_series(self._root)])
 
 
 def gauges(found: Status) -> Iterator[Metric]:
@@ -71,6 +74,28 @@ def gauges(found: Status) -> Iterator[Metric]:
         for name, (metric, about) in FIGURES.items():
             if name in last.figures:
                 yield GaugeMetricFamily(metric, about, last.figures[name])
+
+
+def series_gauges(found: Sequence[SeriesStatus]) -> Iterator[Metric]:
+    """Yield what the ledgers say as gauges; of a ledger that cannot be read, only that."""
+    readable = GaugeMetricFamily("ktex_ledger_up", "Whether the ledger of a series can be read.", labels=["series"])
+    states = GaugeMetricFamily("ktex_acquisitions", "Acquisitions by state.", labels=["series", "state"])
+    abandoned = GaugeMetricFamily(
+        "ktex_abandoned_claims", "Acquisitions whose process is dead or silent.", labels=["series"]
+    )
+    last = GaugeMetricFamily("ktex_last_pass_timestamp_seconds", "When the last pass ended.", labels=["series"])
+    silent = GaugeMetricFamily("ktex_unreachable_sources", "Sources that it did not reach.", labels=["series"])
+    for series in found:
+        readable.add_metric([series.name], float(series.fault is None))
+        if series.fault is not None:
+            continue
+        for state in LEDGER_STATES:
+            states.add_metric([series.name, state], series.count(state))
+        abandoned.add_metric([series.name], len(series.abandoned))
+        if series.last_pass is not None and series.last_pass.ended is not None:
+            last.add_metric([series.name], series.last_pass.ended)
+            silent.add_metric([series.name], len(series.last_pass.unreachable))
+    yield from (readable, states, abandoned, last, silent)
 
 
 def make_registry(root: Path) -> CollectorRegistry:

@@ -7,24 +7,49 @@ from pathlib import Path
 
 import click
 
-_ROOT = click.argument("root", default=".", metavar="DIR", type=click.Path(path_type=Path))
+_ROOT = click.argument("root", default=".", metavar="DIR|CONFIG", type=click.Path(path_type=Path))
 
 
 @click.command()
 @_ROOT
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(root: Path, as_json: bool) -> int:
-    """Say on one page what became of the runs in or under DIR: state, progress, last result, problems."""
+    """Say on one page what became of the runs and series in or under DIR, or of the series of a CONFIG.
+
+    Runs: state, progress, last result. Series: what the ledger says of acquisitions, claims and the last pass. Then
+    problems. It changes nothing, and needs no server.
+    """
+    from pipeline.ledger.overview import find_series, look_at_series
     from pipeline.status import look_at
 
-    found = look_at(root)
+    folder = folder_of(root)
+    found, series = look_at(folder), [look_at_series(each) for each in find_series(folder)]
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=1))
+        click.echo(json.dumps({**found.to_json(), "series": [each.to_json() for each in series]}, indent=1))
     else:
         from flows.status_page import to_page
 
-        click.echo(to_page(found))
+        click.echo(to_page(found, series))
     return 0
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder to look at: a folder itself; of a watch configuration, that of its series.
+
+    Raises
+    ------
+    InputError
+        The configuration is wrong, or no pass has been made with it.
+    """
+    if not path.is_file():
+        return path
+    from pipeline.errors import InputError
+    from pipeline.watch import WatchConfig
+
+    folder = WatchConfig.read(path).out
+    if not folder.is_dir():
+        raise InputError(f"{path}: no pass has been made, so that {folder} is not there; run ktex watch {path}")
+    return folder
 
 
 @click.command()
@@ -48,13 +73,14 @@ def health(gpu: bool, as_json: bool) -> int:
 @click.option("--listen", default="127.0.0.1:9464", show_default=True, metavar="HOST:PORT", help="Where to serve them.")
 @click.option("--once", is_flag=True, help="Print them and end.")
 def metrics(root: Path, listen: str, once: bool) -> int:
-    """Serve figures of the runs in or under DIR to Prometheus."""
+    """Serve figures of the runs and series in or under DIR, or of the series of a CONFIG, to Prometheus."""
     from flows.exporter import print_metrics, serve_metrics
 
+    folder = folder_of(root)
     if once:
-        print_metrics(root)
+        print_metrics(folder)
     else:
-        serve_metrics(root, listen)
+        serve_metrics(folder, listen)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def watch(config: Path, limit: int | None, retry: bool, verbose: bool) -> int:
     """Look at the sources of a series once; segment and publish what is new or changed."""
     _prepare()
     from flows.commands import logging_to
-    from pipeline.ledger import Ledger
+    from pipeline.ledger import STATES, Ledger
     from pipeline.watch import WatchConfig
     from pipeline.watch import watch as do_pass
 
@@ -32,11 +33,14 @@ def watch(config: Path, limit: int | None, retry: bool, verbose: bool) -> int:
         if retry:
             click.echo(f"{ledger.retry()} acquisition(s) are tried again", err=True)
         done = do_pass(series, segment_here, ledger=ledger, limit=limit, report=_tell)
+        states = Counter(row.state for row in ledger.rows())
     for name, why in done.waiting.items():
         click.echo(f"waiting      {name}: {why}")
     for why in done.unreachable.values():
         click.echo(f"unreachable  {why}", err=True)
     click.echo(f"{done.seen} acquisition(s) seen, {len(done.outcomes)} worked on, {len(done.waiting)} waiting")
+    told = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    click.echo(f"the series has {told or 'nothing yet'}; ktex status {config} says more")
     return done.exit_code
 
 
@@ -86,11 +90,13 @@ def refresh(config: Path, apply: bool, verbose: bool) -> int:
 
 
 def segment_here(source: list[str], out: str, settings: dict[str, Any]) -> object:
-    """Segment files into a run directory in this process and its workers."""
+    """Segment files into a run directory in this process and its workers, and show how far it is."""
+    from flows.progress import open_progress
     from pipeline.run import segment
     from pipeline.settings import Settings
 
-    return segment(source, Settings.parse(settings), out)
+    with open_progress() as progress:
+        return segment(source, Settings.parse(settings), out, progress=progress)
 
 
 def _prepare() -> None:

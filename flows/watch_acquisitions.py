@@ -67,9 +67,7 @@ def watch_acquisitions(config: str, limit: int | None = None) -> State[dict[str,
 
 def state_of(done: Pass) -> State[dict[str, int]]:
     """Return the state in which a pass ends, with how often each outcome came."""
-    counts = {"seen": done.seen, "waiting": len(done.waiting)}
-    for outcome in done.outcomes:
-        counts[outcome.what] = counts.get(outcome.what, 0) + 1
+    counts = done.counts
     if done.exit_code == 1:
         return Failed(message="; ".join([*done.unreachable.values(), *_reasons(done.of("failed"))])[:1000])
     if done.exit_code == 3:

@@ -116,18 +116,28 @@ def look_at(root: Path, *, now: datetime | None = None) -> Status:
     return Status(root, tuple(runs), disk.free, disk.total)
 
 
-def find_runs(root: Path, depth: int = DEPTH) -> Iterator[Path]:
+def find_runs(root: Path) -> Iterator[Path]:
     """Yield the run directories in or under `root`; what lies inside a run is its own."""
-    if (root / RECORD).is_file() or (root / WORK / MANIFEST).is_file():
-        yield root
-    elif depth:
-        try:
-            below = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
-        except OSError:
-            return  # a folder of somebody else's holds no run of ours
-        for path in below:
-            if not path.name.startswith(".") and path.suffix != ".zarr":
-                yield from find_runs(path, depth - 1)
+    yield from (folder for folder in folders_below(root) if is_run(folder))
+
+
+def folders_below(root: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """Yield `root` and folders under it that may hold something of ours: none inside runs and stores, none hidden."""
+    yield root
+    if is_run(root) or not depth:
+        return
+    try:
+        below = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return  # a folder of somebody else's holds no run of ours
+    for path in below:
+        if not path.name.startswith(".") and path.suffix != ".zarr":
+            yield from folders_below(path, depth - 1)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run directory, published or under way."""
+    return (path / RECORD).is_file() or (path / WORK / MANIFEST).is_file()
 
 
 def look_at_run(path: Path, *, now: datetime) -> RunStatus:

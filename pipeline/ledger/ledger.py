@@ -7,58 +7,37 @@ than the one before, and only the highest may publish.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, insert, or_, select, update
+from sqlalchemy import Connection, Engine, and_, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.acquisitions import Acquisition, Asset
 from pipeline.ledger.holder import Holder, this_process
 from pipeline.ledger.locks import exclusive
-from pipeline.ledger.tables import Clock, acquisitions, events, inputs, open_database
-from pipeline.ledger.values import Claim, FencedError, InputNote, Row, State
+from pipeline.ledger.reader import Reader
+from pipeline.ledger.tables import acquisitions, events, inputs, open_database, passes
+from pipeline.ledger.values import Claim, FencedError, InputNote, State, is_lapsed
+
+PASSES_KEPT_S = 90 * 86_400.0
+"""How long it is remembered what came of a pass."""
 
 RETRY_S = 60.0
 """How long a failed acquisition rests before it is tried again; twice as long each time."""
 
 
-class Ledger:
-    """The ledger of one series, in a database that may hold several.
+class Ledger(Reader):
+    """The ledger of one series, in a database that may hold several; made where it is not there.
 
-    Parameters
-    ----------
-    address
-        ``sqlite:////PATH`` or ``postgresql://USER@HOST/NAME``.
-    series
-        Name of the series.
-    clock
-        Tells the time, in seconds since 1970. Leases are compared with it, so that machines that share a ledger need
-        clocks that agree within a lease; who may publish does not depend on it.
-
-    Raises
-    ------
-    InputError
-        The database cannot be opened.
+    Parameters are those of a reader. Leases are compared with the clock, so that machines that share a ledger need
+    clocks that agree within a lease; who may publish does not depend on it.
     """
 
-    def __init__(self, address: str, series: str, clock: Clock = time.time) -> None:
-        self.series = series
-        self._engine = open_database(address)
-        self._clock = clock
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _open(self, address: str) -> Engine:
+        return open_database(address)
 
     # What is there -----------------------------------------------------------------------------------------------
 
@@ -114,45 +93,6 @@ class Ledger:
                 if state != known["state"]:
                     self._tell(connection, known["id"], known["token"], state, reason)
         return state
-
-    def rows(self, *, with_inputs: bool = False) -> list[Row]:
-        """Return all acquisitions of the series, by date and name."""
-        order = (acquisitions.c.date, acquisitions.c.source, acquisitions.c.name)
-        with self._engine.begin() as connection:
-            found = connection.execute(
-                select(acquisitions).where(acquisitions.c.series == self.series).order_by(*order)
-            ).all()
-            notes: Mapping[int, tuple[InputNote, ...]] = {}
-            if with_inputs:
-                notes = {row.id: _inputs_of(connection, row.id) for row in found}
-        return [_row(dict(each._mapping), notes.get(each.id, ())) for each in found]
-
-    def history(self, acquisition: int) -> list[tuple[float, str, str | None]]:
-        """Return what happened to an acquisition: when, what, in which words."""
-        with self._engine.begin() as connection:
-            found = connection.execute(
-                select(events.c.at, events.c.what, events.c.detail)
-                .where(events.c.acquisition == acquisition)
-                .order_by(events.c.id)
-            ).all()
-        return [(row.at, row.what, row.detail) for row in found]
-
-    def find_content(self, sha256: str, *, other_than: int) -> str | None:
-        """Return the name of an acquisition that is published with a file of this content; None where there is none."""
-        with self._engine.begin() as connection:
-            return connection.execute(
-                select(acquisitions.c.name)
-                .join(inputs, inputs.c.acquisition == acquisitions.c.id)
-                .where(
-                    acquisitions.c.series == self.series,
-                    acquisitions.c.id != other_than,
-                    acquisitions.c.published_version.is_not(None),
-                    inputs.c.sha256 == sha256,
-                    inputs.c.fault.is_(None),
-                )
-                .order_by(acquisitions.c.id)
-                .limit(1)
-            ).scalar_one_or_none()
 
     # Who works on it ---------------------------------------------------------------------------------------------
 
@@ -318,7 +258,15 @@ class Ledger:
             done = connection.execute(
                 update(acquisitions)
                 .where(acquisitions.c.id == acquisition, acquisitions.c.state == "published")
-                .values(state="due", reason=reason, content=None, published_settings=None, attempts=0, not_before=0.0)
+                .values(
+                    state="due",
+                    reason=reason,
+                    content=None,
+                    published_settings=None,
+                    attempts=0,
+                    not_before=0.0,
+                    changed=self._clock(),
+                )
             )
             if done.rowcount:
                 self._tell(connection, acquisition, 0, "due", reason)
@@ -329,6 +277,30 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(update(acquisitions).where(acquisitions.c.id == acquisition).values(result=dict(result)))
             self._tell(connection, acquisition, 0, "rewritten", why)
+
+    @contextmanager
+    def passing(self) -> Iterator[dict[str, Any]]:
+        """Note when a pass over the sources begins and how it ends.
+
+        What is put into the dictionary that is given is kept with it: ``counts``, how often each outcome came, and
+        ``unreachable``, sources and why they could not be asked.
+        """
+        now, told = self._clock(), dict[str, Any]()
+        with self._engine.begin() as connection:
+            old = (passes.c.series == self.series, passes.c.began < now - PASSES_KEPT_S)
+            connection.execute(delete(passes).where(*old))
+            begun = connection.execute(insert(passes).values(series=self.series, began=now, holder=str(this_process())))
+            number = begun.inserted_primary_key[0]  # type: ignore[index]
+        fault: str | None = None
+        try:
+            yield told
+        except BaseException as error:
+            fault = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+            raise
+        finally:
+            with self._engine.begin() as connection:
+                ended = update(passes).where(passes.c.id == number)
+                connection.execute(ended.values(ended=self._clock(), fault=fault, **told))
 
     def _settle(
         self,
@@ -398,10 +370,7 @@ def _has_only_lost(before: Iterable[Mapping[str, Any]] | None, now: Iterable[Ass
 
 
 def _lapsed(row: Mapping[str, Any], now: float) -> bool:
-    if row["lease_until"] is None or row["lease_until"] <= now:
-        return True
-    holder = Holder.parse(row["holder"] or "")
-    return holder is not None and holder.is_known_dead()
+    return is_lapsed(row["holder"], row["lease_until"], now)
 
 
 def _claim(row: Mapping[str, Any], token: int) -> Claim:
@@ -417,18 +386,6 @@ def _claim(row: Mapping[str, Any], token: int) -> Claim:
         attempts=row["attempts"] + 1,
         content=row["content"],
         result=row["result"],
-    )
-
-
-def _row(row: Mapping[str, Any], notes: tuple[InputNote, ...]) -> Row:
-    names = ("id", "series", "source", "name", "date", "state", "reason", "token", "attempts", "holder", "lease_until")
-    return Row(**{name: row[name] for name in (*names, "changed", "content", "result")}, inputs=notes)
-
-
-def _inputs_of(connection: Connection, acquisition: int) -> tuple[InputNote, ...]:
-    found = connection.execute(select(inputs).where(inputs.c.acquisition == acquisition).order_by(inputs.c.name)).all()
-    return tuple(
-        InputNote(Asset(row.name, row.href, row.version, row.size_bytes), row.sha256, row.fault) for row in found
     )
 
 

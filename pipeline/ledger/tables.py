@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
     JSON,
@@ -26,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from pipeline.errors import InputError
 
@@ -92,6 +95,20 @@ events = Table(
     Column("detail", Text),
 )
 
+passes = Table(
+    "ktex_passes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("series", String(200), nullable=False),
+    Column("began", Float, nullable=False),
+    Column("ended", Float),
+    Column("holder", String(300), nullable=False),
+    Column("counts", JSON),
+    Column("unreachable", JSON),
+    Column("fault", Text),
+    Index("ktex_passes_series", "series", "id"),
+)
+
 _SCHEMES = ("sqlite", "postgresql")
 
 
@@ -117,6 +134,8 @@ def parse_address(address: str) -> URL:
     scheme = url.get_backend_name()
     if scheme not in _SCHEMES:
         raise InputError(f"ledger: {scheme} is not supported; give sqlite:////PATH or postgresql://USER@HOST/NAME")
+    if scheme == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError("ledger: SQLite needs a file that outlives the process; give sqlite:////PATH")
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
@@ -129,22 +148,55 @@ def open_database(address: str) -> Engine:
         It cannot be opened; the password is not shown.
     """
     url = parse_address(address)
+
+    def open_and_create() -> Engine:
+        engine = _sqlite(url) if url.get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
+        return _tried(engine, _create)
+
+    return _opened(url, open_and_create)
+
+
+def open_to_read(address: str) -> Engine:
+    """Open a database that is there, and create nothing in it.
+
+    Raises
+    ------
+    InputError
+        It is not there, or cannot be opened; the password is not shown.
+    """
+    url = parse_address(address)
+
+    def open_as_it_is() -> Engine:
+        engine = _sqlite_as_it_is(url) if url.get_backend_name() == "sqlite" else create_engine(url)
+        return _tried(engine, lambda engine: engine.connect().close())
+
+    return _opened(url, open_as_it_is)
+
+
+def _opened(url: URL, open_it: Callable[[], Engine]) -> Engine:
     shown = url.render_as_string(hide_password=True)
     try:
-        engine = _sqlite(url) if url.get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
-        try:
-            _create(engine)
-        except BaseException:
-            engine.dispose()
-            raise
+        return open_it()
     except ModuleNotFoundError as error:
         raise InputError(f"ledger {shown}: needs {error.name}; install the extra postgres") from error
     except (SQLAlchemyError, OSError) as error:
-        reason = re.sub(r"\(Background on.*", "", " ".join(str(getattr(error, "orig", error)).split()))
         raise InputError(
-            f"ledger {shown}: cannot be opened ({reason}); check the address and the permissions"
+            f"ledger {shown}: cannot be opened ({in_short(error)}); check the address and the permissions"
         ) from error
+
+
+def _tried(engine: Engine, try_it: Callable[[Engine], None]) -> Engine:
+    try:
+        try_it(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
+
+
+def in_short(error: Exception) -> str:
+    """Return what a database says went wrong, in one line."""
+    return re.sub(r"\(Background on.*", "", " ".join(str(getattr(error, "orig", error)).split()))
 
 
 def _create(engine: Engine) -> None:
@@ -155,13 +207,25 @@ def _create(engine: Engine) -> None:
 
 
 def _sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:"):
-        raise InputError("ledger: SQLite needs a file that outlives the process; give sqlite:////PATH")
-    Path(str(url.database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    _database_path(url).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": SQLITE_WAIT_S})
     event.listen(engine, "connect", _take_over_transactions)
     event.listen(engine, "begin", _begin_at_once)
     return engine
+
+
+def _sqlite_as_it_is(url: URL) -> Engine:
+    # Not read-only: what a process left half-written when it was killed must be rolled back before it can be read.
+    address = f"file:{quote(str(_database_path(url)))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(address, uri=True, timeout=SQLITE_WAIT_S)
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+
+def _database_path(url: URL) -> Path:
+    return Path(str(url.database))
 
 
 def _take_over_transactions(connection: Any, _: object) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.acquisitions import Asset
+from pipeline.ledger.holder import Holder
 
 State = Literal["waiting", "due", "running", "published", "quarantined", "failed"]
 """The states of an acquisition; docs/scheduling.md has the changes between them."""
@@ -89,7 +91,52 @@ class Row:
     attempts: int
     holder: str | None
     lease_until: float | None
+    not_before: float
     changed: float
     content: str | None
     result: dict[str, Any] | None
     inputs: tuple[InputNote, ...] = ()
+
+    def is_abandoned(self, now: float) -> bool:
+        """Whether the process that claimed it is dead, or has been silent for longer than its lease."""
+        return self.state == "running" and is_lapsed(self.holder, self.lease_until, now)
+
+
+@dataclass(frozen=True)
+class PassRow:
+    """A pass over the sources, as the ledger knows it.
+
+    Attributes
+    ----------
+    began, ended
+        Seconds since 1970; `ended` is None while it is at work, or where its process died.
+    holder
+        The process.
+    counts
+        How often each outcome came, with what was ``seen`` and what is ``waiting``.
+    unreachable
+        Sources that could not be asked, and why.
+    fault
+        The error that it ended with; None where it came to its end.
+    """
+
+    began: float
+    ended: float | None
+    holder: str
+    counts: Mapping[str, int]
+    unreachable: Mapping[str, str]
+    fault: str | None
+
+    def is_lost(self) -> bool:
+        """Whether it never ended and its process is known to be dead."""
+        return self.ended is None and _is_dead(self.holder)
+
+
+def is_lapsed(holder: str | None, lease_until: float | None, now: float) -> bool:
+    """Whether a claim is over: its lease has run out, or its process is known to be dead."""
+    return lease_until is None or lease_until <= now or _is_dead(holder)
+
+
+def _is_dead(holder: str | None) -> bool:
+    found = Holder.parse(holder or "")
+    return found is not None and found.is_known_dead()

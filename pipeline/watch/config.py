@@ -5,23 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.acquisitions import Source
 from pipeline.acquisitions.bucket import BucketSource
 from pipeline.acquisitions.folder import FolderSource
+from pipeline.bands import parse_bands
 from pipeline.errors import InputError
+from pipeline.ledger.overview import default_address
 from pipeline.ledger.tables import parse_address
 from pipeline.record import is_secret
 from pipeline.settings import Settings
 
-BBox = tuple[float, float, float, float]
-"""West, south, east, north, in degrees."""
+
+def _check_box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    west, south, east, north = box
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90):
+        raise ValueError("must be [west, south, east, north] in degrees")
+    return box
+
+
+BBox = Annotated[tuple[float, float, float, float], AfterValidator(_check_box)]
+"""West, south, east, north, in degrees; where west is the larger of the two, it lies across the date line."""
 
 
 class _Part(BaseModel):
@@ -166,13 +177,27 @@ class WatchConfig(_Part):
         chosen = self.run_settings()
         if self.ids == "model" and chosen.mode != "global":
             raise ValueError("ids: model needs settings of mode global; a local run has a model for each block")
+        if chosen.bands is not None:
+            parse_bands(chosen.bands)
         parse_address(self.ledger_address)
         return self
+
+    def check_paths(self) -> None:
+        """Raise InputError where a file or folder that the configuration names cannot be what it is named as."""
+        chosen = self.run_settings()
+        named = {"like": self.like, "settings: mask": chosen.mask, "settings: aoi": chosen.aoi}
+        for name, path in named.items():
+            if path is not None and not Path(path).is_file():
+                raise InputError(f"{name}: must be a file; found none at {path}")
+        if chosen.model is not None and not Path(chosen.model).is_dir():
+            raise InputError(f"settings: model: must be a run directory, or a folder with a model; got {chosen.model}")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"out: must be a folder; {self.out} is a file")
 
     @property
     def ledger_address(self) -> str:
         """Address of the ledger's database."""
-        return self.ledger or f"sqlite:///{self.out / 'ledger.db'}"
+        return self.ledger or default_address(self.out)
 
     @property
     def quiet(self) -> timedelta:
@@ -215,10 +240,12 @@ class WatchConfig(_Part):
         if not isinstance(values, dict):
             raise InputError(f"{path}: must be a mapping of 'name: value'; got {type(values).__name__}")
         try:
-            return cls.model_validate(_settle(values, path.absolute().parent))
+            found = cls.model_validate(_settle(values, path.absolute().parent))
+            found.check_paths()
+            return found
         except ValidationError as error:
-            faults = "; ".join(_explain(fault) for fault in error.errors(include_url=False, include_input=False))
-            raise InputError(f"{path}: {faults}") from error
+            faults = _explain_all(error.errors(include_url=False, include_input=False))
+            raise InputError(f"{path}: {faults}; see docs/scheduling.md") from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -229,10 +256,14 @@ def _settle(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     def absolute(value: object) -> object:
         return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
 
-    settled = dict(values)
+    settled = {name: value for name, value in values.items() if value is not None}  # a key with nothing after it
     for name in ("out", "like", "catalogue"):
         if name in settled:
             settled[name] = absolute(settled[name])
+    if isinstance(settled.get("ledger"), str) and (
+        found := re.fullmatch(r"sqlite:///(?!:memory:)(.+)", settled["ledger"])
+    ):
+        settled["ledger"] = f"sqlite:///{absolute(found[1])}"
     if isinstance(settled.get("settings"), dict):
         paths = {
             name: absolute(settled["settings"][name])
@@ -255,9 +286,41 @@ def _settle_url(source: Any, absolute: Any) -> Any:
     return source
 
 
+_WORDS = {
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of 'name: value'",
+    "model_type": "must be a mapping of 'name: value'",
+    "model_attributes_type": "must be a mapping of 'name: value'",
+    "string_type": "must be text; a number or a date needs quotes",
+    "union_tag_not_found": "needs a kind: folder, bucket, stac or planet",
+}
+"""What pydantic says in its own terms, by its names of faults."""
+
+
+def _explain_all(faults: Sequence[Any]) -> str:
+    # Where something is wrong with the items of a list, that there are too few of them is no news.
+    deep = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
+    told = [each for each in faults if not (each["type"] == "too_short" and each["loc"][0] in deep)]
+    return "; ".join(map(_explain, told))
+
+
 def _explain(fault: Any) -> str:
     name = ".".join(re.sub(r"^function-.*", "", str(part)) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {name!r}"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{name}: {message}" if name else message
+    message = _WORDS.get(fault["type"], message.replace("String should match", "must match"))
+    return f"{name}: {in_file(message)}" if name else in_file(message)
+
+
+def in_file(message: str) -> str:
+    """Return a message that speaks of options of the command line in the words of the file, where they are settings.
+
+    Examples
+    --------
+    >>> in_file("a.tif: has 4 bands; correct --bands")
+    'a.tif: has 4 bands; correct the setting bands'
+    """
+    names = "|".join(name.replace("_", "-") for name in Settings.model_fields)
+    return re.sub(rf"--({names})\b(?!-)", lambda match: f"the setting {match[1].replace('-', '_')}", message)

@@ -10,6 +10,7 @@ OUT/
   model/, catalogue/  what gives the classes of all dates their ids
   reference.json    what all deliveries have in common
   ledger.db         the ledger, unless it is elsewhere
+  series.json       the name of the series, and where its ledger is
 ```
 """
 

@@ -6,7 +6,9 @@ Knows no scheduler: `ktex watch` runs it from cron, a Prefect flow on its schedu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +18,14 @@ from pipeline.acquisitions import Acquisition, DeliveryError, Source, SourceErro
 from pipeline.errors import InputError, RunFailedError
 from pipeline.ledger import Claim, FencedError, InputNote, Ledger
 from pipeline.ledger.heartbeat import kept_alive
+from pipeline.ledger.overview import note_series
 from pipeline.logs import bound
 from pipeline.pixels import fingerprint_file
 from pipeline.plan import code_version
 from pipeline.results import open_result
 from pipeline.settings import Settings
 from pipeline.sources import is_udm2
-from pipeline.watch.config import WatchConfig
+from pipeline.watch.config import WatchConfig, in_file
 from pipeline.watch.inspection import Reference, inspect_delivery
 from pipeline.watch.layout import Layout
 from pipeline.watch.publication import begin_work, content_digest, describe_result, is_in_place, put_in_place
@@ -80,6 +83,11 @@ class Pass:
         return [each for each in self.outcomes if each.what in kinds]
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How often each outcome came, with what was seen and what waits."""
+        return {"seen": self.seen, "waiting": len(self.waiting), **Counter(each.what for each in self.outcomes)}
+
+    @property
     def exit_code(self) -> int:
         """0; 1 where something failed that another pass tries again; 3 where something needs a person."""
         if self.of("failed") or self.unreachable:
@@ -122,24 +130,33 @@ def watch(
     InputError
         The ledger or the configuration is wrong; a source or a delivery that is wrong is an outcome.
     """
+    note_series(config.out, config.name, config.ledger)
     book = ledger or Ledger(config.ledger_address, config.name)
     try:
         done = Pass()
         opened = {source.name: source for source in (config.open_sources() if sources is None else sources)}
-        if not only_resume:
-            survey(config, book, list(opened.values()), now(), done)
-        while limit is None or len(done.outcomes) < limit:
-            alone = is_in_order(config, Layout(config.out))
-            claim = book.claim(lease_s=config.lease_s, attempts=config.attempts, alone=alone, only_lapsed=only_resume)
-            if claim is None:
-                break
-            outcome = _work(config, book, opened, claim, segment)
-            done.outcomes.append(outcome)
-            report(outcome)
+        with nullcontext(dict[str, Any]()) if only_resume else book.passing() as told:
+            if not only_resume:
+                survey(config, book, list(opened.values()), now(), done)
+            for claim in _claims(config, book, done, limit, only_resume):
+                outcome = _work(config, book, opened, claim, segment)
+                done.outcomes.append(outcome)
+                report(outcome)
+            told.update(counts=done.counts, unreachable=done.unreachable)
         return done
     finally:
         if ledger is None:
             book.close()
+
+
+def _claims(config: WatchConfig, ledger: Ledger, done: Pass, limit: int | None, only_lapsed: bool) -> Iterator[Claim]:
+    """Yield what may be worked on, claimed, until there is no more or the limit is reached."""
+    while limit is None or len(done.outcomes) < limit:
+        alone = is_in_order(config, Layout(config.out))
+        claim = ledger.claim(lease_s=config.lease_s, attempts=config.attempts, alone=alone, only_lapsed=only_lapsed)
+        if claim is None:
+            return
+        yield claim
 
 
 def survey(config: WatchConfig, ledger: Ledger, sources: Sequence[Source], now: datetime, done: Pass) -> None:
@@ -165,7 +182,10 @@ def _work(config: WatchConfig, ledger: Ledger, sources: dict[str, Source], claim
     name = f"{claim.source} {claim.name}"
     try:
         with bound(acquisition=name), kept_alive(ledger, claim, config.lease_s):
-            return _process(config, ledger, sources, claim, segment)
+            logger.info("%s: begun, %d file(s), claim %d, try %d", name, len(claim.assets), claim.token, claim.attempts)
+            outcome = _process(config, ledger, sources, claim, segment)
+            logger.info("%s: %s%s", name, outcome.what, f" ({outcome.reason})" if outcome.reason else "")
+            return outcome
     except FencedError as error:
         return Outcome(name, "fenced", str(error))
     except BusyError as error:
@@ -207,8 +227,9 @@ def _process(
         except InputError as error:  # found before anything was written: the files do not make one scene
             if "another run is at work there" in str(error):
                 raise BusyError(str(error)) from error
-            ledger.quarantine(claim, str(error), notes)
-            return Outcome(name, "quarantined", str(error))
+            reason = in_file(str(error))
+            ledger.quarantine(claim, reason, notes)
+            return Outcome(name, "quarantined", reason)
     with ledger.publishing(claim):
         run = put_in_place(layout, claim, content)
         if Reference.read(layout.reference) is None:
@@ -245,7 +266,7 @@ def _take_in(
             notes.append(InputNote(asset, sha256))
         except (DeliveryError, InputError) as error:
             logger.warning("%s %s: in quarantine: %s", claim.source, claim.name, error)
-            notes.append(InputNote(asset, sha256, str(error)))
+            notes.append(InputNote(asset, sha256, in_file(str(error))))
     return paths, notes
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +20,12 @@ from flows.cli import main
 from flows.exporter import parse_address
 from flows.status_page import list_problems, to_page
 from pipeline import health
+from pipeline.acquisitions import Acquisition, Asset
 from pipeline.errors import InputError
 from pipeline.health import Health
+from pipeline.ledger import Ledger
+from pipeline.ledger.holder import Holder
+from pipeline.ledger.overview import default_address, note_series
 from pipeline.status import RunStatus, Status
 from pipeline.workspace import Workspace
 
@@ -75,6 +81,95 @@ def test_nothing_wrong_is_said_to_be_so(tmp_path: Path) -> None:
     assert list_problems(found) == []
     assert to_page(found).splitlines()[0].startswith(f"{tmp_path}: no run")
     assert to_page(found).endswith("No problem.")
+
+
+@pytest.fixture
+def series(root: Path) -> Path:
+    """Beside the runs, a series of a map, a delivery in quarantine, one that is tried again, and one at work."""
+    folder = root / "maps"
+    note_series(folder, "nd", "")
+    (root / "drop").mkdir()
+    (root / "watch.yaml").write_text(
+        "name: nd\nout: maps\nsources: [{kind: folder, name: drop, path: drop}]\n", encoding="utf-8"
+    )
+    with Ledger(default_address(folder), "nd") as ledger, ledger.passing() as told:
+        for day, what in enumerate(("published", "quarantined", "due", "running"), 1):
+            asset = Asset(f"{day}.tif", f"/in/{day}.tif", "1", 7)
+            ledger.note(Acquisition("drop", f"2021-03-0{day}", f"2021-03-0{day}", (asset,)), "s" * 64)
+            claim = ledger.claim(lease_s=600, holder=Holder("another machine", 1, 0.0))
+            assert claim is not None
+            if what == "published":
+                ledger.publish(claim, content="c", result={"run": "/r"}, notes=[], remark=None)
+            elif what == "quarantined":
+                ledger.quarantine(claim, "2.tif: is truncated", [])
+            elif what == "due":
+                ledger.fail(claim, "no space left on device", attempts=5)
+        told.update(counts={"seen": 4, "waiting": 0, "published": 1}, unreachable={"far": "far: does not answer"})
+    return root
+
+
+def test_the_page_shows_what_the_ledger_of_a_series_says(series: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(series)]) == 0
+    page = capsys.readouterr().out
+    assert f"Series nd (ledger sqlite:///{series}/maps/ledger.db): 1 due, 1 running, 1 published, 1 quarantined" in page
+    assert re.search(r"last pass ended .* ago, after .*: 4 seen, 0 waiting, 1 published", page)
+    assert re.search(r"running .* drop 2021-03-04: claim 1, try 1, alive: another machine/1/0.00", page)
+    assert re.search(r"due .* drop 2021-03-03: try 2 in .*: no space left on device", page)
+    assert "series nd: drop 2021-03-02: quarantined: 2.tif: is truncated" in page
+    assert "series nd: the last pass did not reach a source: far: does not answer" in page
+    assert "1 interrupted, 1 done" in page, "and the runs beside it"
+
+
+def test_json_of_a_configuration_is_that_of_its_folder(series: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for what in ("watch.yaml", "maps"):
+        assert main(["status", str(series / what), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out)["series"])
+    assert told[0] == told[1]
+    (found,) = told[0]
+    assert found["counts"] == {
+        "waiting": 0, "due": 1, "running": 1, "published": 1, "quarantined": 1, "failed": 0,
+    }  # fmt: skip
+    assert [each["name"] for each in found["acquisitions"] if each.get("claim", {}).get("alive")] == ["2021-03-04"]
+    assert found["passes"][0]["counts"]["seen"] == 4
+
+
+def test_a_ledger_that_is_gone_is_a_problem_and_hides_no_run(series: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (series / "maps" / "ledger.db").unlink()
+    assert main(["status", str(series)]) == 0
+    page = capsys.readouterr().out
+    assert "cannot be told" in page
+    assert re.search(r"series nd: ledger .*: cannot be opened", page)
+    assert "1 interrupted, 1 done" in page
+    assert not (series / "maps" / "ledger.db").exists()
+
+
+def test_a_series_without_a_pass_is_told_to_have_none(series: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note_series(series / "new", "fresh", "")
+    Ledger(default_address(series / "new"), "fresh").close()
+    assert main(["status", str(series / "new")]) == 0
+    page = capsys.readouterr().out
+    assert "no acquisition" in page
+    assert "no pass has ended yet" in page
+    shutil.rmtree(series / "maps")
+    assert main(["status", str(series / "watch.yaml")]) == 2
+    assert "no pass has been made" in capsys.readouterr().err
+
+
+def test_figures_of_a_series_are_read_by_prometheus(series: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metrics", str(series), "--once"]) == 0
+    families = {family.name: family for family in text_string_to_metric_families(capsys.readouterr().out)}
+    states = {sample.labels["state"]: sample.value for sample in families["ktex_acquisitions"].samples}
+    assert states == {"waiting": 0, "due": 1, "running": 1, "published": 1, "quarantined": 1, "failed": 0}
+    assert [each.value for each in families["ktex_abandoned_claims"].samples] == [0]
+    assert [each.value for each in families["ktex_unreachable_sources"].samples] == [1]
+    assert [each.value for each in families["ktex_ledger_up"].samples] == [1]
+    assert abs(families["ktex_last_pass_timestamp_seconds"].samples[0].value - time.time()) < 300
+    (series / "maps" / "ledger.db").unlink()
+    assert main(["metrics", str(series), "--once"]) == 0
+    families = {family.name: family for family in text_string_to_metric_families(capsys.readouterr().out)}
+    assert [each.value for each in families["ktex_ledger_up"].samples] == [0]
+    assert families["ktex_acquisitions"].samples == []
 
 
 def test_a_folder_that_is_none_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,10 +60,13 @@ def test_a_pass_says_what_came_of_each_delivery(config: Path, capsys: pytest.Cap
     assert "quarantined  drop 2012-07-31: " in said
     assert "waiting      drop 2014-07-20: c_20140720.tif changed" in said
     assert "3 acquisition(s) seen, 2 worked on, 1 waiting" in said
+    assert "the series has 1 waiting, 1 published, 1 quarantined; ktex status" in said
     assert (config.parent / "maps" / "watch.log").exists()
 
     assert main(["watch", str(config), "--limit", "1"]) == 0
-    assert "0 worked on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 worked on" in said
+    assert "1 quarantined" in said, "a pass with nothing to do says what needs a person all the same"
     assert main(["watch", str(config), "--retry"]) == 3
     captured = capsys.readouterr()
     assert "1 acquisition(s) are tried again" in captured.err

@@ -124,6 +124,24 @@ def test_each_new_date_is_published_once(config: WatchConfig, drop: Path, traini
     assert not list((config.out / "work").glob("drop.*/")), "nothing is left of the work"
 
 
+def test_a_ledger_of_any_kind_serves_passes_upkeep_and_refresh(
+    tmp_path: Path, drop: Path, trainings: list[str], address: str
+) -> None:
+    config = make_config(tmp_path, ledger=address)
+    scene(drop / "a_20100629.tif")
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    truncate(scene(drop / "b_20120731.tif", 3))
+    scene(drop / "c_20140720.tif", 4)
+    assert kinds(do_pass(config)) == {"drop 2012-07-31": "quarantined", "drop 2014-07-20": "published"}
+    assert kinds(do_pass(config)) == {}
+    (config.out / "runs" / "2010-06-29" / "labels.tif").unlink()
+    assert list(maintain(config).damaged) == ["drop 2010-06-29"]
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    assert not maintain(config).damaged
+    assert [each.time[:10] for each in read_dates(config.out)] == ["2010-06-29", "2014-07-20"]
+    assert states(config) == {"2010-06-29": "published", "2012-07-31": "quarantined", "2014-07-20": "published"}
+
+
 def test_a_file_that_is_touched_is_not_done_again_and_one_that_changed_is(
     config: WatchConfig, drop: Path, trainings: list[str]
 ) -> None:
@@ -432,6 +450,9 @@ def test_what_a_reference_keeps_is_read_back(tmp_path: Path) -> None:
     inspect_delivery(off, Settings(bands=BANDS, align="resample"), reference)
 
 
+PLANET = {"kind": "planet", "name": "p", "series": "s"}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -447,6 +468,19 @@ def test_what_a_reference_keeps_is_read_back(tmp_path: Path) -> None:
             "credentials come from the environment",
         ),
         ({"sources": [{"kind": "folder", "name": "a", "path": "x"}] * 2}, "different names"),
+        ({"sources": [{"name": "a", "path": "x"}]}, r"sources.0: needs a kind: folder, bucket, stac or planet; see"),
+        ({"sources": ["incoming"]}, r"sources.0: must be a mapping of 'name: value'; see"),
+        ({"sources": {"kind": "folder"}}, "sources: must be a list"),
+        ({"sources": [{"kind": "folder", "name": "a"}]}, "sources.0.folder.path: is missing"),
+        ({"sources": [PLANET | {"bbox": [10, 20, 30, 5]}]}, r"bbox: must be \[west, south, east, north\] in degrees"),
+        ({"sources": [PLANET | {"bbox": [10, 20]}]}, r"bbox.2: is missing; .*bbox.3: is missing; see"),
+        ({"name": 2021}, "name: must be text; a number or a date needs quotes"),
+        ({"name": None}, "name: is missing"),
+        ({"settings": {"bands": "nonsense"}}, "the setting bands 'nonsense': 'nonsense' is not understood"),
+        ({"settings": {"mask": "none.tif"}}, "settings: mask: must be a file; found none at .*/none.tif"),
+        ({"settings": {"model": "none", "mode": "global"}}, "settings: model: must be a run directory"),
+        ({"like": "none.tif"}, "like: must be a file"),
+        ({"out": "watch.yaml"}, "out: must be a folder"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_file(
@@ -472,6 +506,13 @@ def test_paths_of_a_configuration_count_from_its_file(tmp_path: Path) -> None:
     assert config.sources[0].path == tmp_path / "drop"
     assert config.sources[1].url == str(tmp_path / "cat.json")
     assert config.ledger_address == f"sqlite:///{tmp_path}/maps/ledger.db"
+    text = path.read_text()
+    for given, found in {
+        "sqlite:///l.db": f"sqlite:///{tmp_path}/l.db",
+        "sqlite:////x/l.db": "sqlite:////x/l.db",
+    }.items():
+        path.write_text(f"{text}settings:\nledger: {given}\n", encoding="utf-8")
+        assert WatchConfig.read(path).ledger_address == found
     path.write_text("- a\n", encoding="utf-8")
     with pytest.raises(InputError, match="must be a mapping"):
         WatchConfig.read(path)
