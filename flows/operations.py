@@ -102,7 +102,15 @@ def metrics(root: Path, listen: str, once: bool) -> int:
     metavar="SECONDS",
     help="A run without a heartbeat for so long is Crashed.",
 )
-def provision(pools: tuple[str, ...], silence: float) -> int:
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=180.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a server that does not answer yet.",
+)
+def provision(pools: tuple[str, ...], silence: float, wait: float) -> int:
     """Give a Prefect server the work pools and automations that the deployments need; again after each upgrade.
 
     Notices of failure go where KTEX_NOTICE_WEBHOOK says, or KTEX_NOTICE_EMAIL, _SENDER and _SENDGRID_KEY.
@@ -114,6 +122,6 @@ def provision(pools: tuple[str, ...], silence: float) -> int:
     from flows.provision import provision as provide
 
     wanted = {f"ktex-{kind}": cast("PoolType", kind) for kind in pools}
-    for line in asyncio.run(provide(wanted, Notice.from_environment(), silence_s=silence)):
+    for line in asyncio.run(provide(wanted, Notice.from_environment(), silence_s=silence, wait_s=wait)):
         click.echo(line)
     return 0

@@ -5,7 +5,9 @@ Everything is created or brought up to date by name, so that it can be carried o
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from flows.prefect_settings import stay_private
 
 stay_private()
 
+from httpx import TransportError  # noqa: E402
 from prefect.automations import Automation  # noqa: E402
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail  # noqa: E402
 from prefect.client.orchestration import PrefectClient, get_client  # noqa: E402
@@ -39,6 +42,9 @@ HEARTBEAT_S = 60
 
 SILENCE_S = 10 * HEARTBEAT_S
 """A run that has said nothing for so long is dead. Long, because a blocked process says nothing either."""
+
+WAIT_S, WAIT_STEP_S = 180.0, 1.0
+"""How long a server that does not answer yet is waited for: ``prefect server start --background`` returns before."""
 
 NOTICE = "ktextures-notice"
 """Name of the block that notices go through."""
@@ -171,12 +177,18 @@ def fit_template(kind: PoolType, template: Mapping[str, Any]) -> dict[str, Any]:
     return fitted
 
 
-async def provision(pools: Mapping[str, PoolType], notice: Notice | None, *, silence_s: float = SILENCE_S) -> list[str]:
-    """Create or update work pools, the block of the notice, and the automations; returns what was done, in lines."""
+async def provision(
+    pools: Mapping[str, PoolType], notice: Notice | None, *, silence_s: float = SILENCE_S, wait_s: float = WAIT_S
+) -> list[str]:
+    """Create or update work pools, the block of the notice, and the automations; returns what was done, in lines.
+
+    A server that was started a moment ago is waited for, `wait_s` at most.
+    """
     if not PREFECT_API_URL.value():
         raise InputError("PREFECT_API_URL: is not set; give the address of the server, http://127.0.0.1:4200/api")
     done: list[str] = []
     async with get_client() as client:
+        await _wait_for_server(client, wait_s)
         for name, kind in pools.items():
             done.append(await _provide_pool(client, name, kind))
     block: UUID | None = None
@@ -184,6 +196,18 @@ async def provision(pools: Mapping[str, PoolType], notice: Notice | None, *, sil
         block = await notice.to_block().asave(NOTICE, overwrite=True)
         done.append(f"block {NOTICE}: saved")
     return done + [await _provide_automation(each) for each in make_automations(block, silence_s=silence_s)]
+
+
+async def _wait_for_server(client: PrefectClient, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    while (error := await client.api_healthcheck()) is not None:
+        if isinstance(error, TransportError) and time.monotonic() < until:
+            await asyncio.sleep(WAIT_STEP_S)
+            continue
+        raise InputError(
+            f"PREFECT_API_URL: no Prefect server answers at {PREFECT_API_URL.value()} "
+            f"({' '.join(str(error).split()) or type(error).__name__}); start one with prefect server start"
+        ) from error
 
 
 async def _provide_pool(client: PrefectClient, name: str, kind: PoolType) -> str:

@@ -195,7 +195,7 @@ def post(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real Prefect server on loopback, with all its services and SQLite."""
+    """Address of a real Prefect server on loopback, with all its services and SQLite, that has just been started."""
     home, port = tmp_path_factory.mktemp("prefect"), free_port()
     address = f"http://127.0.0.1:{port}/api"
     environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
@@ -203,19 +203,22 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
 
-    def answers() -> bool:
-        assert process.poll() is None, (home / "log").read_text()
-        try:
-            return httpx.get(f"{address}/health", timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
-
     try:
-        wait_for(answers, 180)
         yield address
     finally:
         process.terminate()
         process.wait(60)
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line_after_a_while() -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    began = time.monotonic()
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(InputError, match=f"no Prefect server answers at {url}"),
+    ):
+        asyncio.run(provision({}, None, wait_s=1.5))
+    assert time.monotonic() - began >= 1.5
 
 
 @pytest.fixture
