@@ -29,8 +29,10 @@ DOCKERFILE = (DEPLOY / "docker" / "Dockerfile").read_text()
 README = (DEPLOY / "README.md").read_text()
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 IMAGES = {f"ktextures:{PROJECT['version']}-{extra}" for extra in ("cpu", "gpu")}
-# Read by prefect-redis, which only the images have, and by Prefect itself though it is none of its settings.
-FOREIGN = {"PREFECT_REDIS_MESSAGING_HOST", "PREFECT_REDIS_MESSAGING_PORT", "PREFECT_SERVER_ENCRYPTION_KEY"}
+# Read by prefect-redis, which only the images have, by Prefect itself though it is none of its settings, and by Dask,
+# whose configuration has no default for levels of logging.
+FOREIGN = {"PREFECT_REDIS_MESSAGING_HOST", "PREFECT_REDIS_MESSAGING_PORT", "PREFECT_SERVER_ENCRYPTION_KEY",
+           "DASK_LOGGING__DISTRIBUTED"}  # fmt: skip
 OWN = {"KTEX_IMAGE", "KTEX_LOG_FORMAT", "KTEX_REQUIRE_GPU", "KTEX_NOTICE_WEBHOOK"}
 PLAIN = {"HOME", "PATH", "PYTHONUNBUFFERED", "DO_NOT_TRACK", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
          "TF_NUM_INTEROP_THREADS", "TF_FORCE_GPU_ALLOW_GROWTH", "POSTGRES_USER", "POSTGRES_DB",
