@@ -33,6 +33,7 @@ from prefect.states import Completed  # noqa: E402
 
 from flows.summary import class_table, to_markdown  # noqa: E402
 from pipeline.engine import Engine, open_engine  # noqa: E402
+from pipeline.logs import recorded_in  # noqa: E402
 from pipeline.report import remake_report  # noqa: E402
 from pipeline.results import Result  # noqa: E402
 from pipeline.run import STAGES, Run, Stage, prepare  # noqa: E402
@@ -97,7 +98,7 @@ def segment_mosaic(
         A stage failed; what was done is kept.
     """
     chosen = Settings.parse(settings or {})
-    with prepare(source, chosen, out, fresh=fresh) as run:
+    with prepare(source, chosen, out, fresh=fresh) as run, recorded_in(run.log):
         if not run.is_done:
             with open_engine(chosen, run.log, run.capacity) as engine:
                 for stage in STAGES:

@@ -92,10 +92,12 @@ def refresh(config: Path, apply: bool, verbose: bool) -> int:
 def segment_here(source: list[str], out: str, settings: dict[str, Any]) -> object:
     """Segment files into a run directory in this process and its workers, and show how far it is."""
     from flows.progress import open_progress
+    from pipeline.logs import recorded_in
     from pipeline.run import segment
     from pipeline.settings import Settings
+    from pipeline.workspace import Folders
 
-    with open_progress() as progress:
+    with open_progress() as progress, recorded_in(Folders(Path(out)).log):
         return segment(source, Settings.parse(settings), out, progress=progress)
 
 

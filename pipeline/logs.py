@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import parent_process
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pipeline.errors import InputError
@@ -108,6 +110,44 @@ def chosen_format() -> Format:
 def make_formatter() -> logging.Formatter:
     """Return the formatter of the chosen format."""
     return JsonLines() if chosen_format() == "json" else TextLines()
+
+
+@contextmanager
+def recorded_in(path: Path) -> Iterator[None]:
+    """Write the program's log records into a file as well, and the error that ends the context.
+
+    Where they go into that file already, nothing is added.
+    """
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    target = os.path.abspath(path)
+    if any(getattr(handler, "baseFilename", None) == target for handler in loggers[0].handlers):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(make_formatter())
+    silent = [logger for logger in loggers if logger.level == logging.NOTSET]
+    for logger in loggers:
+        logger.addHandler(handler)
+    for logger in silent:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception:
+        handler.handle(_error_record())
+        raise
+    finally:
+        for logger in silent:
+            logger.setLevel(logging.NOTSET)
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _error_record() -> logging.LogRecord:
+    # Into the file alone: whoever catches the error tells the others.
+    told = sys.exc_info()
+    return logging.LogRecord("flows", logging.ERROR, __file__, 0, "the run failed: %s", (told[1],), told)
 
 
 def _write_to_stderr() -> None:

@@ -40,7 +40,7 @@ class Work:
     """A run whose stages only say that they were there."""
 
     is_done = False
-    log = capacity = None
+    capacity = None
     manifest = {"key": "0" * 64}  # noqa: RUF012
     plan = SimpleNamespace(settings=Settings())
 
@@ -50,6 +50,7 @@ class Work:
 
     def __init__(self, out: Path, failed: list[str]) -> None:
         self.out, self.failed, self.closed = out, failed, False
+        self.log = out / "run.log"
 
     def __enter__(self) -> Work:
         return self
@@ -171,6 +172,7 @@ def test_the_whole_path_on_a_tiny_scene(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "labels.tif").exists()
     _, tasks, artifacts = settle(7)
     assert [task.name for task in tasks][-1] == "Scoring against the truth"
+    assert (tmp_path / "out" / "run.log").exists()
     summary = next(each.data for each in artifacts if each.key == "ktex-summary")
     assert "xr.open_zarr" in summary
     assert "km2" in summary

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.logs import Bound, JsonLines, TextLines, bound, chosen_format, current_ids, make_formatter
+from pipeline.logs import Bound, JsonLines, TextLines, bound, chosen_format, current_ids, make_formatter, recorded_in
 
 
 def record(message: str = "read %d px", *arguments: Any, **others: Any) -> logging.LogRecord:
@@ -99,3 +99,25 @@ def test_the_format_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KTEX_LOG_FORMAT", "xml")
     with pytest.raises(InputError, match="must be 'text' or 'json'; got 'xml'"):
         chosen_format()
+
+
+def test_what_a_run_says_and_what_ends_it_is_recorded_once(tmp_path: Path) -> None:
+    path, logger = tmp_path / "run" / "run.log", logging.getLogger("pipeline.anything")
+    level = logging.getLogger("pipeline").level
+
+    def run_out_of_room() -> None:
+        logger.info("read %d px", 7)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), recorded_in(path), recorded_in(path), bound(block="0001_0002"):
+        run_out_of_room()
+    logger.warning("later")
+    lines = path.read_text().splitlines()
+    assert [line.partition(" INFO ")[2] for line in lines if " INFO " in line] == [
+        "pipeline.anything: read 7 px [block=0001_0002]"
+    ]
+    assert [line.partition(" ERROR ")[2] for line in lines if " ERROR " in line] == [
+        "flows: the run failed: [Errno 28] No space left on device"
+    ]
+    assert "later" not in path.read_text()
+    assert logging.getLogger("pipeline").level == level
