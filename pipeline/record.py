@@ -209,7 +209,7 @@ class RunRecord(_Part):
     ktextures, code, key
         Release of the program, digest of its sources, and what names this very work: inputs, settings and code.
     created, seconds
-        When the record was made, and wall time of the run.
+        When the run began, and its wall time.
     state, exit_code
         ``done`` (0), ``incomplete`` (3: published, blocks missing), ``failed`` (1) or ``running`` (null).
     error

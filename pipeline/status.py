@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ class RunStatus:
         ``running``, ``interrupted`` (the same command resumes), ``done``, ``incomplete`` (published without some
         blocks) or ``damaged`` (its record cannot be read).
     changed
-        When a marker, the log or the record was last written.
+        When a marker, the log or the record was last written; of a published run, when it ended.
     blocks
         Number of blocks; None where the run does not say.
     done
@@ -169,12 +169,12 @@ def _published(path: Path, record: Mapping[str, Any], changed: datetime) -> RunS
     metrics = {**(record.get("metrics") or {}), "seconds": record.get("seconds")}
     figures = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
     try:
-        created = datetime.fromisoformat(str(record["created"]))
+        made = datetime.fromisoformat(str(record["created"])) + timedelta(seconds=figures.get("seconds", 0.0))
     except (KeyError, ValueError):
         return RunStatus(path, key, "damaged", changed, problems=(f"{path / RECORD}: is not the record of a run",))
     problems = (f"blocks {', '.join(failed)} are nodata; the same command tries them again",) if failed else ()
     total = sum(int(blocks.get(name, 0)) for name in ("done", "reused", "failed"))
-    return RunStatus(path, key, "incomplete" if failed else "done", created, total or None, {}, figures, problems)
+    return RunStatus(path, key, "incomplete" if failed else "done", made, total or None, {}, figures, problems)
 
 
 def _count(folder: Path) -> int:

@@ -163,7 +163,7 @@ def look_at_series(folder: Path, *, now: float | None = None) -> SeriesStatus:
     except InputError as error:
         return SeriesStatus(folder.name, folder, "", moment, fault=str(error))
     name = str(note.get("name", folder.name))
-    address = str(note.get("ledger") or default_address(folder))
+    address = str(note.get("ledger") or default_address(folder.absolute()))
     try:
         rows, passes = read_ledger(address, name, now=moment)
     except InputError as error:
