@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS, Sample
 from ktex_model.texture.assignment import upsample
 from ktex_model.texture.bank import fit_bank
+from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.explanation import explain
 from ktex_model.texture.features import decompose, fit_rotation
@@ -53,9 +54,11 @@ def assign_samples(samples: Sequence[Sample], config: TextureConfig, seed: int, 
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
     cells, assigned, _ = find_classes(bank, config, seed, StageLog(1, None))
-    loss = None
     if simulate:
         found = explain(bank, cells, assigned, rotation, config, seed)
-        assigned, loss = found.labels, found.loss
-    full = upsample(cells.maps(assigned), cells.stride, [sample.valid.shape for sample in samples])
-    return Found(tuple(np.where(laid < 0, NO_CLASS, laid).astype(np.uint8) for laid in full), loss)
+        return Found(_bytes(found.maps), found.loss)
+    return Found(_bytes(upsample(cells.maps(assigned), cells.stride, [s.valid.shape for s in samples])), None)
+
+
+def _bytes(maps: Sequence[Ints]) -> tuple[NDArray[np.uint8], ...]:
+    return tuple(np.where(laid < 0, NO_CLASS, laid).astype(np.uint8) for laid in maps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,25 +96,58 @@ def shrink(covariance: NDArray[np.float64], count: float) -> NDArray[np.float64]
     return (1 - share) * covariance + share * np.eye(len(covariance))
 
 
-def remove_trend(cells: Cells, labels: Ints, k: int) -> Cells:
-    """Take off what moves all classes of a window alike from one side to the other: illumination, haze.
+@dataclass(frozen=True)
+class Trend:
+    """What moves all classes of a window alike from one side to the other: illumination, haze.
 
-    The trend is a plane in each feature. It is fitted inside classes, to how cells differ from the mean of their class
-    by where they lie from its middle, so that classes on one side of a window are not taken for a trend. A curved
-    trend follows the classes themselves where they are few. Windows have no offset of their own: a window may well
-    be one class.
+    Attributes
+    ----------
+    slopes
+        For each window ``(2, feature)`` float32: how far each feature rises from the window's middle to its lower and
+        to its right side; 0 in small windows, and in those without cells.
     """
-    flat = cells.features.copy()
+
+    slopes: tuple[Floats, ...]
+
+
+def fit_trend(cells: Cells, labels: Ints, k: int) -> Trend:
+    """Fit a plane to each feature of each window.
+
+    It is fitted inside classes, to how cells differ from the mean of their class by where they lie from the middle, so
+    that classes on one side of a window are not taken for a trend. A curved trend follows the classes themselves where
+    they are few. Windows have no offset of their own: a window may well be one class.
+    """
+    slopes = []
     for mask, part in cells.parts():
         if min(mask.shape) * cells.stride < TREND_MIN_PX or part.start == part.stop:
+            slopes.append(np.zeros((2, cells.features.shape[1]), np.float32))
             continue
-        middle = (np.array(mask.shape) - 1) / 2
-        places = ((np.argwhere(mask) - middle) / (middle + 0.5)).astype(np.float32)
+        places = _places(mask)
         inside = _within_classes(places, labels[part], k)
         normal = inside.T @ inside + TREND_RIDGE * len(places) * np.eye(2, dtype=np.float32)
-        slopes = np.linalg.solve(normal, inside.T @ _within_classes(flat[part], labels[part], k))
-        flat[part] -= places @ slopes
+        fitted = np.linalg.solve(normal, inside.T @ _within_classes(cells.features[part], labels[part], k))
+        slopes.append(fitted.astype(np.float32))
+    return Trend(tuple(slopes))
+
+
+def take_off(cells: Cells, trend: Trend) -> Cells:
+    """Return the cells without a trend, which may have been fitted on another lattice of the same windows."""
+    flat = cells.features.copy()
+    for (mask, part), slopes in zip(cells.parts(), trend.slopes, strict=True):
+        if slopes.any():
+            flat[part] -= _places(mask) @ slopes
     return replace(cells, features=flat)
+
+
+def _places(mask: Mask) -> Floats:
+    """Return where the cells of a window lie, ``(n, 2)``: -1 to 1 from its upper and left to its lower and right."""
+    middle = (np.array(mask.shape) - 1) / 2
+    return ((np.argwhere(mask) - middle) / (middle + 0.5)).astype(np.float32)
+
+
+def remove_trend(cells: Cells, labels: Ints, k: int) -> Cells:
+    """Return the cells without the trend that their classes show."""
+    return take_off(cells, fit_trend(cells, labels, k))
 
 
 def _within_classes(values: Floats, labels: Ints, k: int) -> Floats:
@@ -151,45 +184,6 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shares / shares.sum(1, keepdims=True), np.float32)
 
 
-def settle_neighbours(unary: Floats, cells: Cells, smooth_px: float, coupling: float, steps: int) -> Ints:
-    """Assign cells so that neighbours tend to agree: mean field of a Potts model with a Gaussian neighbourhood.
-
-    Parameters
-    ----------
-    unary
-        ``(n, k)`` what each cell says by itself.
-    cells
-        Where the cells lie; windows do not see each other.
-    smooth_px, coupling
-        Std in pixels of the neighbourhood and its weight.
-    steps
-        Mean-field steps.
-    """
-    labels, sigma = np.empty(len(unary), np.int64), smooth_px / cells.stride
-    for mask, part in cells.parts():
-        own = unary[part]
-        density = np.maximum(gaussian(mask[..., None].astype(np.float32), sigma)[mask], np.float32(1e-6))
-        q = softmax(own)
-        for _ in range(steps if len(own) else 0):
-            laid = np.zeros((*mask.shape, unary.shape[1]), np.float32)
-            laid[mask] = q
-            around = gaussian(laid, sigma)[mask] / density
-            q = softmax(np.asarray(own + np.float32(coupling) * around, np.float32))
-        labels[part] = q.argmax(1)
-    return labels
-
-
-@dataclass(frozen=True)
-class Assigned:
-    """Labels of cells, and how much they still changed from round to round."""
-
-    labels: Ints
-    changes: tuple[float, ...] = ()
-
-
-Assign = Callable[[Moments], Ints]
-
-
 @dataclass(frozen=True)
 class Sight:
     """How a cell's class is decided.
@@ -214,11 +208,48 @@ class Sight:
     steps: int = 3
 
 
+def settle_neighbours(unary: Floats, mask: Mask, sight: Sight, stride: int) -> Ints:
+    """Assign the cells of one window so that neighbours tend to agree.
+
+    Mean field of a Potts model with a Gaussian neighbourhood.
+
+    Parameters
+    ----------
+    unary
+        ``(n, k)`` what each cell says by itself.
+    mask
+        ``(y, x)`` bool: where the cells lie.
+    sight, stride
+        The neighbourhood, its weight and the number of steps; pixels between cells.
+    """
+    sigma = sight.smooth_px / stride
+    density = np.maximum(gaussian(mask[..., None].astype(np.float32), sigma)[mask], np.float32(1e-6))
+    q = softmax(unary)
+    for _ in range(sight.steps):
+        laid = np.zeros((*mask.shape, unary.shape[1]), np.float32)
+        laid[mask] = q
+        around = gaussian(laid, sigma)[mask] / density
+        q = softmax(np.asarray(unary + np.float32(sight.coupling) * around, np.float32))
+    return np.asarray(q.argmax(1), np.int64)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Labels of cells, and how much they still changed from round to round."""
+
+    labels: Ints
+    changes: tuple[float, ...] = ()
+
+
 def assign(cells: Cells, moments: Moments, sight: Sight) -> Ints:
-    """Assign every cell to a class, given the classes' moments."""
+    """Assign every cell to a class, given the classes' moments; windows do not see each other."""
     temper = np.float32(sight.sharpness / cells.features.shape[1])
-    unary = log_likelihood(cells.features, moments) * temper
-    return settle_neighbours(unary, cells, sight.smooth_px, sight.coupling, sight.steps)
+    labels = np.empty(len(cells.features), np.int64)
+    for mask, part in cells.parts():
+        if part.start < part.stop:
+            unary = log_likelihood(cells.features[part], moments) * temper
+            labels[part] = settle_neighbours(unary, mask, sight, cells.stride)
+    return labels
 
 
 def alternate(cells: Cells, labels: Ints, k: int, *, rounds: int, settle: float, sight: Sight) -> Assigned:

@@ -63,10 +63,10 @@ class TextureConfig:
     refine_sharpness: float = 5.0
     refine_spread_steps: int = 6
     fit_px: int = 1 << 20
-    steps: int = 180
-    batch: int = 4
-    crop_px: int = 192
-    learning_rate: float = 3e-3
+    steps: int = 480
+    batch: int = 1
+    crop_px: int = 272
+    learning_rate: float = 6e-3
     texture_radius_px: int = 12
     texture_rounds: int = 2
     texture_loops: int = 1

@@ -77,7 +77,7 @@ def fit_network(
     samples
         Images and validity.
     targets
-        ``(y / 2, x / 2)`` classes on every second pixel of each sample; negative where there is none.
+        ``(y, x)`` class of every pixel of each sample; negative where there is none.
     rotation
         Principal bands, in which the network is trained.
     config, seed
@@ -93,13 +93,12 @@ def fit_network(
     student.forget(np.random.default_rng((seed, 11)))
     rng = np.random.default_rng((seed, 13))
     gain = (rotation.basis / rotation.scale).astype(np.float32)
+    places = [np.flatnonzero(target >= 0) for target in targets]
     losses: list[float] = []
     for step in range(config.steps):
-        x, y = _batch(samples, targets, rotation, config, rng)
+        x, shares, known = _batch(samples, targets, places, rotation, config, rng)
         x[..., :-1] = x[..., :-1] @ gain
-        known = (y >= 0).astype(np.float32)
-        one_hot = np.eye(config.k, dtype=np.float32)[np.maximum(y, 0)]
-        losses.append(student.learn(x, one_hot, known))
+        losses.append(student.learn(x, shares, known))
         progress(step + 1, losses[-1])
     return fold(student.network, gain), losses
 
@@ -107,25 +106,50 @@ def fit_network(
 def _batch(
     samples: Sequence[Sample],
     targets: Sequence[NDArray[np.int64]],
+    places: Sequence[NDArray[np.intp]],
     rotation: Rotation,
     config: TextureConfig,
     rng: np.random.Generator,
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Draw crops around random assigned cells; beyond the sample there is fill, as there is in prediction."""
+) -> tuple[Floats, Floats, Floats]:
+    """Draw crops around random assigned pixels; beyond the sample there is fill, as there is in prediction.
+
+    Returns
+    -------
+    Inputs ``(n, y, x, band + 1)``, and of each 2 x 2 pixels the shares of the classes ``(n, y / 2, x / 2, k)`` and of
+    what is known ``(n, y / 2, x / 2)``.
+    """
     side = config.crop_px
     x = np.zeros((config.batch, side, side, config.bands + 1), np.float32)
-    y = np.full((config.batch, side // 2, side // 2), -1, np.int64)
-    known = np.array([(target >= 0).sum() for target in targets], np.float64)
+    y = np.full((config.batch, side, side), -1, np.int64)
+    known = np.array([len(place) for place in places], np.float64)
     for i in range(config.batch):
         which = int(rng.choice(len(samples), p=known / known.sum()))
-        at = int(rng.choice(np.flatnonzero(targets[which] >= 0)))
+        at = np.unravel_index(int(rng.choice(places[which])), targets[which].shape)
         corner = [
-            _corner(2 * int(cell), size, side, rng)
-            for cell, size in zip(np.unravel_index(at, targets[which].shape), samples[which].valid.shape, strict=True)
+            _corner(int(pixel), size, side, rng) for pixel, size in zip(at, samples[which].valid.shape, strict=True)
         ]
         _paste(x[i], samples[which], corner, rotation.mean)
-        _paste_cells(y[i], targets[which], [c // 2 for c in corner])
-    return x, y
+        _paste_classes(y[i], targets[which], corner)
+    return x, *halve(y, config.k)
+
+
+def halve(classes: NDArray[np.int64], k: int) -> tuple[Floats, Floats]:
+    """Return the shares ``(n, y / 2, x / 2, k)`` of the classes in each 2 x 2 pixels, and how much of each is known.
+
+    Examples
+    --------
+    >>> shares, known = halve(np.array([[[0, 1], [1, -1]]]), 2)
+    >>> shares.round(3).tolist(), known.tolist()
+    ([[[[0.333, 0.667]]]], [[[0.75]]])
+    """
+    n, high, wide = classes.shape
+    shares = np.zeros((n, high // 2, wide // 2, k), np.float32)
+    for y, x in np.ndindex(2, 2):
+        part = classes[:, y::2, x::2, None]
+        at = np.maximum(part, 0)
+        np.put_along_axis(shares, at, np.take_along_axis(shares, at, -1) + np.float32(0.25) * (part >= 0), -1)
+    known = shares.sum(-1)
+    return shares / np.maximum(known, 0.25)[..., None], known
 
 
 def _corner(pixel: int, size: int, side: int, rng: np.random.Generator) -> int:
@@ -147,6 +171,6 @@ def _paste(into: Floats, sample: Sample, corner: Sequence[int], mean: Floats) ->
     into[ty, tx] = inputs_of(sample.image[fy, fx], sample.valid[fy, fx], mean)
 
 
-def _paste_cells(into: NDArray[np.int64], target: NDArray[np.int64], corner: Sequence[int]) -> None:
+def _paste_classes(into: NDArray[np.int64], target: NDArray[np.int64], corner: Sequence[int]) -> None:
     (fy, ty), (fx, tx) = (_overlap(c, n, into.shape[0]) for c, n in zip(corner, target.shape, strict=True))
     into[ty, tx] = target[fy, fx]

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ktex_model.model import NO_CLASS
-from ktex_model.texture.assignment import Cells, assign, fit_moments, remove_trend, upsample
+from ktex_model.texture.assignment import (
+    Cells,
+    Moments,
+    assign,
+    fit_moments,
+    fit_trend,
+    remove_trend,
+    take_off,
+    upsample,
+)
 from ktex_model.texture.bank import Bank
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
@@ -32,17 +41,18 @@ class Explanation:
 
     Attributes
     ----------
-    labels
-        Of the cells.
+    maps
+        For each window ``(y, x)`` int64: the class of each pixel; -1 where not valid.
     generators, share
-        Fitted to these labels; ``(k,)`` float32 shares of the cells.
+        Fitted to these; ``(k,)`` float32 shares of the pixels.
     agreement
-        Share of the cells that the generated textures give the same class as before, from round to round.
+        Share of the cells that the generated textures give the same class as before, from round to round; last that
+        of the final textures with the final classes.
     loss
         Of the simulated image, see `simulation_loss`.
     """
 
-    labels: Ints
+    maps: tuple[Ints, ...]
     generators: Generators
     share: Floats
     agreement: tuple[float, ...]
@@ -54,30 +64,56 @@ def explain(
 ) -> Explanation:
     """Fit generators to the labels and assign the cells by what they generate, `config.texture_loops` times.
 
-    A last assignment is made to see how far the final textures explain the final labels; it is not kept.
+    The last time every pixel is assigned, so that borders are drawn at full resolution. A further assignment is made to
+    see how far the final textures explain the final classes; it is not kept.
     """
-    agreement = list[float]()
-    while True:
-        whole = upsample(cells.maps(labels), cells.stride, [levels.valid.shape for levels in bank.windows])
-        generators = fit_generators(
-            bank.windows,
-            whole,
-            config.k,
-            radius=config.texture_radius_px,
-            rounds=config.texture_rounds,
-            seed=seed,
-        )
-        share = (np.bincount(labels, minlength=config.k) / len(labels)).astype(np.float32)
-        simulated = describe_simulation(TextureModel(config, rotation, {}, generators, share), bank, whole, seed)
-        seen = np.concatenate(
-            [pick(features, cells.stride)[mask] for features, mask in zip(simulated, cells.masks, strict=True)]
-        )
-        flat = remove_trend(cells, labels, config.k)
-        explained = assign(flat, fit_moments(seen, labels, config.k), config.refining)
+    shapes = [levels.valid.shape for levels in bank.windows]
+    trend = fit_trend(cells, labels, config.k)
+    flat = take_off(cells, trend)
+    moments, agreement = fit_moments(flat.features, labels, config.k), list[float]()
+    for _ in range(config.texture_loops):
+        maps = upsample(cells.maps(labels), cells.stride, shapes)
+        moments = _generated(bank, cells, maps, labels, rotation, config, seed).moments
+        explained = assign(flat, moments, config.refining)
         agreement.append(float((explained == labels).mean()))
-        if len(agreement) > config.texture_loops:
-            return Explanation(labels, generators, share, tuple(agreement), simulation_loss(bank, simulated))
         labels = explained
+    pixels = take_off(bank.cells(1), trend)
+    maps = pixels.maps(assign(pixels, moments, config.refining))
+    labels = np.concatenate([pick(laid, cells.stride)[mask] for laid, mask in zip(maps, cells.masks, strict=True)])
+    last = _generated(bank, cells, maps, labels, rotation, config, seed)
+    flat = remove_trend(cells, labels, config.k)
+    agreement.append(float((assign(flat, last.moments, config.refining) == labels).mean()))
+    return Explanation(tuple(maps), last.generators, last.share, tuple(agreement), last.loss)
+
+
+@dataclass(frozen=True)
+class _Generated:
+    generators: Generators
+    share: Floats
+    moments: Moments
+    loss: float
+
+
+def _generated(
+    bank: Bank,
+    cells: Cells,
+    maps: Sequence[Ints],
+    labels: Ints,
+    rotation: Rotation,
+    config: TextureConfig,
+    seed: int,
+) -> _Generated:
+    """Fit generators to classes ``(y, x)`` of the windows; measure on the simulated image what a class looks like."""
+    generators = fit_generators(
+        bank.windows, maps, config.k, radius=config.texture_radius_px, rounds=config.texture_rounds, seed=seed
+    )
+    count = np.bincount(np.concatenate([laid[laid >= 0] for laid in maps]), minlength=config.k)
+    share = (count / count.sum()).astype(np.float32)
+    simulated = describe_simulation(TextureModel(config, rotation, {}, generators, share), bank, maps, seed)
+    seen = np.concatenate(
+        [pick(features, cells.stride)[mask] for features, mask in zip(simulated, cells.masks, strict=True)]
+    )
+    return _Generated(generators, share, fit_moments(seen, labels, config.k), simulation_loss(bank, simulated))
 
 
 def describe_simulation(model: TextureModel, bank: Bank, labels: Sequence[Ints], seed: int) -> list[Floats]:

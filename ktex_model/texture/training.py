@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ktex_model.model import History, Progress, Sample, Trained
-from ktex_model.texture.assignment import Assigned, Cells, Sight, alternate, assign, fit_moments, upsample
+from ktex_model.texture.assignment import Assigned, Cells, Sight, alternate, assign, fit_moments
 from ktex_model.texture.bank import Bank, fit_bank
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
@@ -90,12 +90,9 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         simulation_loss=found.loss,
     )
     log.step(found.loss)
-    maps = cells.maps(found.labels)
-    full = upsample(maps, cells.stride, [sample.valid.shape for sample in samples])
-    targets = maps if cells.stride == 2 else [_halved(laid) for laid in maps]
-    fitted, losses = fit_network(samples, targets, rotation, config, seed, lambda _, value: log.step(value))
+    fitted, losses = fit_network(samples, found.maps, rotation, config, seed, lambda _, value: log.step(value))
     model = TextureModel(config, rotation, fitted, found.generators, found.share)
-    log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, full))
+    log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, found.maps))
     history = History(
         preset=config.preset,
         stop_reason=f"{settled}; the mask network ran its {config.steps} steps.",
@@ -104,13 +101,6 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         stages=tuple(log.stages),
     )
     return Trained(model, history)
-
-
-def _halved(laid: Ints) -> Ints:
-    """Return one class for each 2 x 2 pixels, the highest in it; -1 where none is valid: not one pixel is lost."""
-    height, width = (-(-size // 2) for size in laid.shape)
-    even = np.pad(laid, [(0, 2 * height - laid.shape[0]), (0, 2 * width - laid.shape[1])], constant_values=-1)
-    return np.asarray(even.reshape(height, 2, width, 2).max((1, 3)))
 
 
 def check_samples(samples: Sequence[Sample], config: TextureConfig) -> None:
