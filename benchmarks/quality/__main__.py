@@ -6,17 +6,20 @@ Made scenes are one draw each; seeds are those of the methods. Real scenes are s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
+from benchmarks.quality.methods import Outcome, covariance_gap, generator_agreement, list_methods
 from benchmarks.quality.real import CLASSES as REAL
 from benchmarks.quality.real import load_scene
 from benchmarks.quality.scenes import RECIPES, Scene, make_scene
 from benchmarks.quality.tables import block_tables, compare, format_report
-from benchmarks.report import begin_record, parser, write_record
+from benchmarks.report import begin_record, describe_run, parser, write_record
 from benchmarks.scores import add_boundaries, count_boundaries, majority_accuracy
 from ktex_model.model import NO_CLASS
 from pipeline.metrics import Contingency, effective_classes
@@ -30,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     asked = _ask(arguments)
     record = begin_record("quality", {name: value for name, value in vars(asked).items() if name not in _FILES})
-    record["runs"], record["skipped"], record["differences"] = [], [], []
+    earlier = read_earlier(asked)
+    record["runs"], record["skipped"], record["differences"] = earlier_runs(earlier, asked), [], []
+    record["beside"] = describe_run(earlier) if earlier else None
     methods = {name: run for name, run in list_methods(asked.paper_epochs).items() if name in asked.methods}
-    tables: dict[str, dict[str, list[np.ndarray]]] = {}
     for name in asked.scenes:
         try:
             scene = load_scene(name) if name in REAL else make_scene(name, asked.size_px, asked.scene_seed)
@@ -40,25 +44,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: skipped, {error}", file=sys.stderr, flush=True)
             record["skipped"].append({"scene": name, "why": str(error)})
             continue
-        tables[name] = {method: [] for method in methods}
         for seed in asked.seeds:
             for method, run in methods.items():
                 outcome = run(scene, seed)
                 figures = score(scene, outcome)
-                record["runs"].append({"scene": name, "method": method, "seed": seed, **figures, "told": outcome.told})
-                tables[name][method].append(block_tables(scene, outcome.labels))
+                blocks = block_tables(scene, outcome.labels).tolist()
+                run_of = {"scene": name, "method": method, "seed": seed}
+                record["runs"].append({**run_of, **figures, "told": outcome.told, "blocks": blocks})
                 print(
                     f"{name} {method} seed {seed}: ARI {figures['ari']:.3f}, {outcome.seconds:.1f} s", file=sys.stderr
                 )
-        if "texture" in methods and set(BASELINES) & set(methods):
-            record["differences"] = compare(record["runs"], tables)
         write_record(asked.json, record)
+    record["differences"] = compare(record["runs"])
     write_record(asked.json, record)
     text = format_report(record)
     print(text)
     if asked.markdown:
         asked.markdown.write_text(text + "\n")
     return 0
+
+
+def read_earlier(asked: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the record ``--beside``, if there is one.
+
+    Raises
+    ------
+    ValueError
+        It is of scenes of another size or draw.
+    """
+    if asked.beside is None:
+        return None
+    record: dict[str, Any] = json.loads(asked.beside.read_text())
+    for name in ("size_px", "scene_seed"):
+        if record["settings"][name] != getattr(asked, name):
+            raise ValueError(
+                f"{asked.beside}: {name} must be {getattr(asked, name)} as here; got {record['settings'][name]}"
+            )
+    return record
+
+
+def earlier_runs(record: dict[str, Any] | None, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the runs of an earlier record by methods that are not run now, on the scenes that are."""
+    runs = record["runs"] if record else []
+    return [run for run in runs if run["method"] not in asked.methods and run["scene"] in asked.scenes]
 
 
 def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
@@ -81,10 +109,11 @@ def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
         "classes_effective": effective_classes(used),
         "seconds": outcome.seconds,
         "generator_agreement": generator_agreement(outcome.told),
+        "covariance_gap": covariance_gap(outcome.told),
     }
 
 
-_FILES = ("json", "markdown")
+_FILES = ("json", "markdown", "beside")
 
 
 def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,7 +125,10 @@ def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--methods", nargs="+", choices=names, help="default all; quick all but paper")
     options.add_argument("--size-px", type=int, metavar="N", help=f"side of made scenes ({FULL_PX}; quick {QUICK_PX})")
     options.add_argument("--scene-seed", type=int, default=0, metavar="S", help="what made scenes are drawn from (0)")
-    options.add_argument("--paper-epochs", type=int, default=40, metavar="N", help="passes of preset paper (40)")
+    options.add_argument(
+        "--beside", type=Path, metavar="FILE", help="record of an earlier run, whose other methods join the tables"
+    )
+    options.add_argument("--paper-epochs", type=int, default=4, metavar="N", help="passes of preset paper (4)")
     asked = options.parse_args(arguments)
     asked.seeds = asked.seeds or ([0] if asked.quick else [0, 1, 2, 3, 4])
     asked.scenes = asked.scenes or list(QUICK_SCENES if asked.quick else [*RECIPES, *REAL])

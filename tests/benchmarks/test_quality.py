@@ -6,6 +6,7 @@ import pytest
 from benchmarks.quality import real
 from benchmarks.quality.__main__ import main, score
 from benchmarks.quality.features import Tuning, gabor_energies, local_statistics, principal_bands
+from benchmarks.quality.generated import compare_textures, respond
 from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
 from benchmarks.quality.scenes import PAIRS, RECIPES, Scene, draw_regions, make_scene, paint
 from benchmarks.quality.tables import block_tables, compare
@@ -101,16 +102,14 @@ def test_texture_is_held_against_the_best_of_each_scene_and_of_all():
     perfect, poor = np.array([[[9, 0], [0, 9]]] * 4), np.array([[[5, 4], [4, 5]]] * 4)
     fair = np.array([[[8, 1], [1, 8]]] * 4)
     marks = {"texture": (0.9, 0.8), "k-means colour": (0.5, 0.2), "k-means texture": (0.4, 0.6)}
+    tables = {"texture": perfect, "k-means colour": poor, "k-means texture": fair}
     runs = [
-        {"scene": scene, "method": method, "ari": ari}
-        for method, both in marks.items()
-        for scene, ari in zip(("a", "b"), both, strict=True)
-    ]
-    tables = {
-        scene: {"texture": [perfect] * 2, "k-means colour": [poor] * 2, "k-means texture": [fair] * 2}
+        {"scene": scene, "method": method, "ari": ari, "blocks": tables[method].tolist()}
         for scene in ("a", "b")
-    }
-    rows = compare(runs, tables)
+        for method, both in marks.items()
+        for ari in [both["ab".index(scene)]] * 2
+    ]
+    rows = compare(runs)
     assert [(row["scene"], row["baseline"]) for row in rows] == [
         ("a", "k-means colour"),
         ("b", "k-means texture"),
@@ -118,6 +117,45 @@ def test_texture_is_held_against_the_best_of_each_scene_and_of_all():
         ("made, mean", "best of each scene"),
     ]
     assert [row["difference"] for row in rows] == pytest.approx([0.4, 0.2, 0.35, 0.3])
+
+
+def test_a_texture_is_as_far_from_the_real_one_as_its_covariances_are():
+    class Loud:
+        """Generates the same noise as the scene's, the second class twice as strong."""
+
+        def texture(self, c, shape, seed=0):
+            return (1 + c) * np.random.default_rng(seed).normal(size=(*shape, 2)).astype(np.float32)
+
+    image = np.random.default_rng(7).normal(size=(256, 256, 2)).astype(np.float32)
+    labels = np.zeros((256, 256), np.uint8)
+    labels[:, 128:] = 1
+    labels[:9, :9] = 2
+    alike, loud = compare_textures(Loud(), [image], [labels], 3)
+    assert alike.linear < 0.1
+    assert alike.halves < 0.1
+    assert loud.linear == pytest.approx(3, abs=0.1)
+    assert loud.pixels == (256 - 4) * (128 - 4)
+
+
+def test_filters_see_no_brightness_and_keep_the_energy_of_what_varies():
+    image = np.random.default_rng(3).normal(size=(300, 300, 1)).astype(np.float32)
+    seen = respond(image)
+    assert seen.shape == (296, 296, 24)
+    np.testing.assert_allclose(respond(image + 5), seen, atol=1e-4)
+    np.testing.assert_allclose(np.cov(seen.reshape(-1, 24), rowvar=False), np.eye(24), atol=0.05)
+
+
+def test_methods_of_an_earlier_run_join_the_tables(tmp_path, capsys):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    options = ["--quick", "--scenes", "shared", "--size-px", "64", "--methods"]
+    main([*options, "k-means colour", "--json", str(first)])
+    alone = capsys.readouterr().out
+    main([*options, "k-means texture", "--beside", str(first), "--json", str(second)])
+    assert "Methods but ['k-means texture']" in capsys.readouterr().out
+    assert "Methods but" not in alone
+    assert [run["method"] for run in json.loads(second.read_text())["runs"]] == ["k-means colour", "k-means texture"]
+    with pytest.raises(ValueError, match="size_px must be 96 as here; got 64"):
+        main([*options[:3], "--size-px", "96", "--methods", "k-means texture", "--beside", str(first)])
 
 
 def test_the_agreement_of_generators_is_taken_from_the_history():
