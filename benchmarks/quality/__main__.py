@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = begin_record("quality", {name: value for name, value in vars(asked).items() if name not in _FILES})
     earlier = read_earlier(asked)
     record["runs"], record["skipped"], record["differences"] = earlier_runs(earlier, asked), [], []
-    record["beside"] = describe_run(earlier) if earlier else None
+    record["beside"] = [describe_run(each) for each in earlier]
     methods = {name: run for name, run in list_methods(asked.paper_epochs).items() if name in asked.methods}
     for name in asked.scenes:
         try:
@@ -64,29 +64,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_earlier(asked: argparse.Namespace) -> dict[str, Any] | None:
-    """Return the record ``--beside``, if there is one.
+def read_earlier(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the records ``--beside``.
 
     Raises
     ------
     ValueError
-        It is of scenes of another size or draw.
+        One is of scenes of another size or draw.
     """
-    if asked.beside is None:
-        return None
-    record: dict[str, Any] = json.loads(asked.beside.read_text())
-    for name in ("size_px", "scene_seed"):
-        if record["settings"][name] != getattr(asked, name):
-            raise ValueError(
-                f"{asked.beside}: {name} must be {getattr(asked, name)} as here; got {record['settings'][name]}"
-            )
-    return record
+    records = []
+    for path in asked.beside:
+        record: dict[str, Any] = json.loads(path.read_text())
+        for name in ("size_px", "scene_seed"):
+            if record["settings"][name] != getattr(asked, name):
+                raise ValueError(
+                    f"{path}: {name} must be {getattr(asked, name)} as here; got {record['settings'][name]}"
+                )
+        records.append(record)
+    return records
 
 
-def earlier_runs(record: dict[str, Any] | None, asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs of an earlier record by methods that are not run now, on the scenes that are."""
-    runs = record["runs"] if record else []
-    return [run for run in runs if run["method"] not in asked.methods and run["scene"] in asked.scenes]
+def earlier_runs(records: Sequence[dict[str, Any]], asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the runs of earlier records that are not made anew now: other methods, other scenes."""
+    runs = [run for record in records for run in record["runs"]]
+    return [run for run in runs if run["method"] not in asked.methods or run["scene"] not in asked.scenes]
 
 
 def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
@@ -126,7 +127,7 @@ def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--size-px", type=int, metavar="N", help=f"side of made scenes ({FULL_PX}; quick {QUICK_PX})")
     options.add_argument("--scene-seed", type=int, default=0, metavar="S", help="what made scenes are drawn from (0)")
     options.add_argument(
-        "--beside", type=Path, metavar="FILE", help="record of an earlier run, whose other methods join the tables"
+        "--beside", type=Path, nargs="+", default=[], metavar="FILE", help="earlier records, whose runs join the tables"
     )
     options.add_argument("--paper-epochs", type=int, default=4, metavar="N", help="passes of preset paper (4)")
     asked = options.parse_args(arguments)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.methods import AUTOENCODER_STEPS, BASELINES
 from benchmarks.quality.real import CLASSES as REAL
-from benchmarks.quality.scenes import Scene
+from benchmarks.quality.scenes import RECIPES, Scene
 from benchmarks.report import describe_run, format_table
 from benchmarks.scores import bootstrap_difference
 from ktex_model.model import NO_CLASS
@@ -52,8 +52,7 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
     Nothing where `texture` or all baselines were not run.
     """
     rows, drawn, single = [], {}, {}
-    scenes = _names(runs, "scene")
-    for scene in scenes:
+    for scene in _names(runs, "scene"):
         methods = {method: _blocks(runs, scene, method) for method in (*BASELINES, "texture")}
         present = [name for name in BASELINES if methods[name]]
         if not present or not methods["texture"]:
@@ -78,7 +77,8 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
 def format_report(record: Mapping[str, Any]) -> str:
     """Return all tables of a record as Markdown."""
     runs = record["runs"]
-    scenes, methods = _names(runs, "scene"), _names(runs, "method")
+    scenes = [name for name in (*RECIPES, *REAL) if name in _names(runs, "scene")]
+    methods = [name for name in (*BASELINES, "paper", "texture") if name in _names(runs, "method")]
     parts = []
     for title, names in (("Made scenes", made_of(scenes)), ("Real scenes", real_of(scenes))):
         if names:
@@ -94,7 +94,7 @@ def format_report(record: Mapping[str, Any]) -> str:
     paper = f", paper {budget}" if "paper" in methods else ""
     told = f"Seeds {settings['seeds']}, scene seed {settings['scene_seed']}, {settings['size_px']} px{paper}."
     skipped = [f"{skip['scene']}: skipped, {skip['why']}" for skip in record["skipped"]]
-    beside = [f"Methods but {settings['methods']}: {record['beside']}."] if record.get("beside") else []
+    beside = [f"Joined from an earlier run: {told}" for told in record.get("beside", ())]
     return "\n\n".join([*parts, *skipped, NOTE, *beside, f"{told} {describe_run(record)}"])
 
 

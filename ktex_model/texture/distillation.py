@@ -16,6 +16,9 @@ from ktex_model.texture.network import Fitted, build, draw_weights, fold, has_gp
 
 LABEL_SMOOTHING = 0.05
 
+SCALING_CROPS = 8
+"""From which the scale of the first weights is taken."""
+
 
 class Student:
     """A mask network with its compiled training step, which is made once and taught anew for each model.
@@ -32,7 +35,7 @@ class Student:
         import keras
 
         precision = "mixed_bfloat16" if has_gpu() else "float32"
-        inputs, logits = build(k, bands, (crop_px, crop_px), normalised=True, precision=precision)
+        inputs, logits = build(k, bands, (crop_px, crop_px), precision=precision)
         self.network = keras.Model(inputs, logits)
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self.network.compile(
@@ -44,9 +47,9 @@ class Student:
         # Called directly, because numpy passes `copy`, which variables of Keras 3.15 do not take.
         self._optimizer_start = [np.array(each.__array__()) for each in self.network.optimizer.variables]
 
-    def forget(self, rng: np.random.Generator) -> None:
-        """Begin anew, with other weights."""
-        draw_weights(self.network, rng)
+    def forget(self, rng: np.random.Generator, crops: Floats) -> None:
+        """Begin anew, with other weights, scaled by what they give on crops."""
+        draw_weights(self.network, rng, crops)
         for variable, start in zip(self.network.optimizer.variables, self._optimizer_start, strict=True):
             variable.assign(start)
 
@@ -90,14 +93,20 @@ def fit_network(
     The folded weights, and the loss of every step.
     """
     student = get_student(config.k, config.bands, config.crop_px, config.steps, config.learning_rate)
-    student.forget(np.random.default_rng((seed, 11)))
     rng = np.random.default_rng((seed, 13))
     gain = (rotation.basis / rotation.scale).astype(np.float32)
     places = [np.flatnonzero(target >= 0) for target in targets]
-    losses: list[float] = []
-    for step in range(config.steps):
+
+    def draw() -> tuple[Floats, Floats, Floats]:
         x, shares, known = _batch(samples, targets, places, rotation, config, rng)
         x[..., :-1] = x[..., :-1] @ gain
+        return x, shares, known
+
+    first = np.concatenate([draw()[0] for _ in range(-(-SCALING_CROPS // config.batch))])
+    student.forget(np.random.default_rng((seed, 11)), first)
+    losses: list[float] = []
+    for step in range(config.steps):
+        x, shares, known = draw()
         losses.append(student.learn(x, shares, known))
         progress(step + 1, losses[-1])
     return fold(student.network, gain), losses
@@ -139,8 +148,8 @@ def halve(classes: NDArray[np.int64], k: int) -> tuple[Floats, Floats]:
     Examples
     --------
     >>> shares, known = halve(np.array([[[0, 1], [1, -1]]]), 2)
-    >>> shares.round(3).tolist(), known.tolist()
-    ([[[[0.333, 0.667]]]], [[[0.75]]])
+    >>> (3 * shares).round().tolist(), known.tolist()
+    ([[[[1.0, 2.0]]]], [[[0.75]]])
     """
     n, high, wide = classes.shape
     shares = np.zeros((n, high // 2, wide // 2, k), np.float32)

@@ -1,7 +1,8 @@
 """The mask network: a small convolutional network distilled from the assignments.
 
-It is trained with batch normalisation and kept without: for prediction the normalisation and the rotation to
-principal bands are folded into the convolutions.
+It has no normalisation: statistics of a crop would tell the network what else the crop holds, which it does not see in
+prediction. Instead its first weights are scaled by what they give on the scene (Salimans and Kingma 2016; Mishkin and
+Matas 2016). For prediction the rotation to principal bands is folded into the first convolution.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ LATTICE_PX = 4
 
 DILATIONS = (2, 2, 1)
 
-_EPSILON = 1e-3
-
 # name, filters, kernel side, stride, dilation
 _LAYERS: dict[str, tuple[int, int, int, int]] = {
     "half": (16, 4, 2, 1),
@@ -29,12 +28,10 @@ _LAYERS: dict[str, tuple[int, int, int, int]] = {
 }
 
 Fitted = dict[str, NDArray[np.float32]]
-"""``NAME/kernel`` and ``NAME/bias`` of the convolutions, normalisation and rotation folded in."""
+"""``NAME/kernel`` and ``NAME/bias`` of the convolutions, the rotation folded in."""
 
 
-def build(
-    k: int, bands: int, shape: tuple[int, int], *, normalised: bool, precision: str = "float32"
-) -> tuple[Any, Any]:
+def build(k: int, bands: int, shape: tuple[int, int], *, precision: str = "float32") -> tuple[Any, Any]:
     """Return inputs ``(n, y, x, band + 1)`` and logits ``(n, y / 2, x / 2, k)`` of the network.
 
     Classes are decided at a quarter of the resolution, and corrected by what the half resolution shows of edges.
@@ -49,12 +46,9 @@ def build(
             strides=stride,
             dilation_rate=dilation,
             padding="same",
-            use_bias=not normalised,
             dtype=precision,
             name=name,
         )(x)
-        if normalised:
-            x = layers.BatchNormalization(momentum=0.9, epsilon=_EPSILON, dtype=precision, name=f"{name}_norm")(x)
         return layers.Activation("relu", dtype=precision)(x)
 
     inputs = Input((*shape, bands + 1))
@@ -69,22 +63,41 @@ def build(
     return inputs, layers.Add(dtype="float32")([doubled, fine])
 
 
-def draw_weights(network: Any, rng: np.random.Generator) -> None:
-    """Give a network weights to start from: kernels of a spread that keeps the signal's, no offset."""
-    for layer in network.layers:
+def draw_weights(network: Any, rng: np.random.Generator, crops: Floats) -> None:
+    """Give a network weights to start from: drawn kernels, scaled so that each filter's output is standardised.
+
+    Parameters
+    ----------
+    network
+        As `build` makes it.
+    rng
+        Source of the kernels.
+    crops
+        ``(n, y, x, band + 1)`` inputs, over which every filter gets mean 0 and variance 1.
+    """
+    from keras import ops
+
+    held: dict[int, Any] = {id(network.input): ops.convert_to_tensor(crops)}
+    for layer in network.layers[1:]:
+        inputs = [held[id(each)] for each in layer.input] if isinstance(layer.input, list) else held[id(layer.input)]
         arrays = [np.zeros(weight.shape, np.float32) for weight in layer.weights]
-        if layer.name.endswith("_norm"):
-            arrays[0][...] = arrays[3][...] = 1  # scale and variance
-        elif arrays:
-            inputs = float(np.prod(arrays[0].shape[:-1]))
-            gain = (2 if layer.name in _LAYERS else 1) / inputs
-            arrays[0][...] = rng.standard_normal(arrays[0].shape) * np.sqrt(gain)
         if arrays:
+            fan_in = float(np.prod(arrays[0].shape[:-1]))
+            arrays[0][...] = rng.standard_normal(arrays[0].shape) / np.sqrt(fan_in)
             layer.set_weights(arrays)
+        out = layer(inputs)
+        if layer.name in _LAYERS:
+            mean, std = (
+                ops.convert_to_numpy(each(ops.cast(out, "float32"), (0, 1, 2))) for each in (ops.mean, ops.std)
+            )
+            std = np.maximum(std, 1e-6)
+            layer.set_weights([arrays[0] / std, -mean / std])
+            out = layer(inputs)
+        held[id(layer.output)] = out
 
 
 def set_fitted(network: Any, fitted: Fitted) -> None:
-    """Give a network that was built without normalisation its folded weights."""
+    """Give a network its folded weights."""
     for name in (*_LAYERS, "classes"):
         network.get_layer(name).set_weights([fitted[f"{name}/kernel"], fitted[f"{name}/bias"]])
     network.get_layer("edges").set_weights([fitted["edges/kernel"]])
@@ -110,16 +123,12 @@ def _arrays(layer: Any) -> list[NDArray[np.float64]]:
 
 
 def fold(network: Any, gain: Floats) -> Fitted:
-    """Return the weights of a normalised network with normalisation and the rotation `gain` folded in."""
+    """Return the weights of a network that was trained in principal bands, with the rotation `gain` folded in."""
     (edges,) = _arrays(network.get_layer("edges"))
-    kernel, bias = _arrays(network.get_layer("classes"))
-    fitted = {"edges/kernel": edges, "classes/kernel": kernel, "classes/bias": bias}
-    for name in _LAYERS:
-        (kernel,) = _arrays(network.get_layer(name))
-        scale, shift, mean, variance = _arrays(network.get_layer(f"{name}_norm"))
-        factor = scale / np.sqrt(variance + _EPSILON)
-        kernel = kernel * factor
+    fitted = {"edges/kernel": edges}
+    for name in (*_LAYERS, "classes"):
+        kernel, bias = _arrays(network.get_layer(name))
         if name == "half":
             kernel = np.concatenate([np.einsum("bp,yxpf->yxbf", gain, kernel[:, :, :-1]), kernel[:, :, -1:]], 2)
-        fitted |= {f"{name}/kernel": kernel, f"{name}/bias": shift - mean * factor}
+        fitted |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
     return {name: array.astype(np.float32) for name, array in fitted.items()}

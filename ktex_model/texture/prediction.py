@@ -122,7 +122,7 @@ class CompiledTile:
         from keras import layers
 
         grown = shape[0] + 2 * CONTEXT_PX, shape[1] + 2 * CONTEXT_PX
-        inputs, logits = build(k, bands, grown, normalised=False)
+        inputs, logits = build(k, bands, grown)
         # One cell around the tile is kept: doubling the size needs it.
         self.network = keras.Model(inputs, layers.Cropping2D(CONTEXT_PX // 2 - 1)(logits))
         self.network.compile(jit_compile="auto" if has_gpu() or keras.backend.backend() == "jax" else False)

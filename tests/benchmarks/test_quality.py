@@ -151,8 +151,8 @@ def test_methods_of_an_earlier_run_join_the_tables(tmp_path, capsys):
     main([*options, "k-means colour", "--json", str(first)])
     alone = capsys.readouterr().out
     main([*options, "k-means texture", "--beside", str(first), "--json", str(second)])
-    assert "Methods but ['k-means texture']" in capsys.readouterr().out
-    assert "Methods but" not in alone
+    assert "Joined from an earlier run" in capsys.readouterr().out
+    assert "Joined" not in alone
     assert [run["method"] for run in json.loads(second.read_text())["runs"]] == ["k-means colour", "k-means texture"]
     with pytest.raises(ValueError, match="size_px must be 96 as here; got 64"):
         main([*options[:3], "--size-px", "96", "--methods", "k-means texture", "--beside", str(first)])

@@ -16,7 +16,7 @@ import ktex_model
 from ktex_model.model import NO_CLASS, Prediction, Sample, Trained
 from ktex_model.texture import TextureConfig, TextureModel, prediction, train
 
-QUICK = {"steps": 90, "batch": 2, "crop_px": 96, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 5e-3}
+QUICK = {"steps": 150, "batch": 1, "crop_px": 128, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 6e-3}
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], spread: tuple[int, int]) -> NDArray[np.float64]:
@@ -167,7 +167,7 @@ def test_more_bands_and_windows_of_any_shape() -> None:
     sample, truth = scene(bands, side=128)
     cuts = [(slice(0, 128), slice(0, 71)), (slice(0, 61), slice(71, 128)), (slice(61, 128), slice(71, 128))]
     samples = [Sample(sample.image[cut], sample.valid[cut]) for cut in cuts]
-    model = train(samples, TextureConfig(3, bands, **QUICK)).model
+    model = train(samples, TextureConfig(3, bands, **QUICK | {"steps": 300})).model
     labels = model.predict(sample.image, sample.valid).labels
     assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.6
     assert model.textures((9, 12)).shape == (3, 9, 12, bands)
@@ -202,7 +202,7 @@ def test_classes_are_numbered_from_dark_to_bright() -> None:
 def test_history_tells_why_it_stopped_and_how_well_the_textures_explain(trained: Trained) -> None:
     history = trained.history
     assert "assignments" in history.stop_reason
-    assert "90 steps" in history.stop_reason
+    assert "150 steps" in history.stop_reason
     stages = {str(stage["name"]): stage for stage in history.stages}
     assert list(stages) == ["features", "starts", "refine", "generators", "network"]
     assert float(str(stages["generators"]["agreement"])) > 0.9
