@@ -42,5 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _most_seconds(item: pytest.Item) -> float:
+    usual = float(item.config.getoption("timeout") or 0)
     marker = item.get_closest_marker("timeout")
-    return float(item.config.getoption("timeout") or 0) if marker is None else float(marker.args[0])
+    return usual if marker is None else max(usual, float(marker.args[0]))
