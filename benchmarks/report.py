@@ -39,6 +39,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def read_peak_mib() -> float:
+    """Return the highest resident memory of this process; getrusage would count that of its parent as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
 def list_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on, where installed."""
     found = {"python": platform.python_version()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
+from benchmarks.report import begin_record, describe_run, format_table, parser, read_peak_mib, write_record
 
 STEPS = ("levels", "cog", "stac", "sieve", "polygons", "change")
 SIDES = (5_000, 10_000)
@@ -69,12 +69,6 @@ def do_step(name: str, run: Path) -> dict[str, Any]:
         "base_rss_mib": base,
         "peak_rss_mib": read_peak_mib(),
     }
-
-
-def read_peak_mib() -> float:
-    """Return the highest resident memory of this process; getrusage would count that of its parent as well."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:

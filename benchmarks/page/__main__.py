@@ -16,15 +16,16 @@ from benchmarks.report import begin_record, describe_run, format_table, parser, 
 SIDES = (2500, 5000, 10_000)
 QUICK = (1250, 2500)
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
+from benchmarks.report import read_peak_mib
 from pipeline.report import remake_report
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = read_peak_mib()
 start, cpu = time.perf_counter(), time.process_time()
 path, reason = remake_report(Path(sys.argv[1]))
 print(json.dumps({
-    "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "base_bytes": base * 1024,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "base_rss_mib": base,
+    "peak_rss_mib": read_peak_mib(),
     "page_bytes": path.stat().st_size, "reason": reason,
 }))
 """
@@ -68,7 +69,7 @@ def tabulate(figures: Sequence[dict[str, Any]]) -> str:
             f"{each['side'] ** 2 / 1e6:.1f}",
             f"{each['seconds']:.1f}",
             f"{each['cpu_seconds']:.1f}",
-            round((each["peak_bytes"] - each["base_bytes"]) / 2**20),
+            round(each["peak_rss_mib"] - each["base_rss_mib"]),
             f"{each['page_bytes'] / 1e6:.1f}",
         ]
         for each in figures
