@@ -18,8 +18,8 @@ from pipeline.settings import Settings
 
 MiB = 1 << 20
 
-LIBRARY_BYTES = 1300 * MiB
-"""A worker with its libraries and one compiled model, before its first block."""
+LIBRARY_BYTES = 1350 * MiB
+"""A worker with its libraries, one compiled model and GDAL's cache, before its first block."""
 TRAINING_BYTES_PER_PIXEL = 500
 """What training holds for each pixel of its sample: features, assignments, crops."""
 SIGNATURE_BYTES_PER_BAND = 20
@@ -116,8 +116,9 @@ def project(
     read = [block.read.size for block in grid]
     pixels, wide = grid.shape[0] * grid.shape[1], sum(block.wide.size for block in grid)
     # Source pixels and the part of a file that they are filled from, with validity; scaled pixels as they are made
-    # (band by band in double precision) and in the model's order; labels and margins, and their whole chunks.
-    per_pixel = 2 * (bands * itemsize + 1) + 2 * 4 * bands + 8 + 6
+    # (band by band in double precision, or by position in a table) and in the model's order; labels as they are
+    # counted; labels and margins, and their whole chunks.
+    per_pixel = 2 * (bands * itemsize + 1) + 2 * 4 * bands + 16 + 8 + 6
     per_pixel += 0 if one_model else SIGNATURE_BYTES_PER_BAND * bands
     models = 0 if not trains else 1 if one_model else len(grid)
     learnt = min(sample_pixels, max(read)) if trains else 0

@@ -25,7 +25,7 @@ from pipeline.blocks import Block
 from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
 from pipeline.catalogue.store import CatalogueLock
 from pipeline.costs import Costs
-from pipeline.engine import Capacity, Engine, check_engine, open_engine
+from pipeline.engine import Capacity, Engine, check_engine, limit_threads, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.imagery import open_source
 from pipeline.logs import Bound, bound
@@ -186,6 +186,7 @@ def prepare(
         Something is wrong with the source, the settings or the directory; nothing has been written.
     """
     created, start = datetime.now(UTC), time.perf_counter()
+    limit_threads()  # before the first pixel is read: GDAL's cache would be a share of the machine's memory
     target = open_target(out)
     out = target.directory
     plan = make_plan(open_source(source, settings), settings, out, describe_source(source))

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--workers-only", action="store_true", help="kill workers, and leave the stages out")
     asked = options.parse_args(arguments)
     record = begin_record("chaos", {"quick": asked.quick, "seed": asked.seed, "workers_only": asked.workers_only})
-    side, kills = (1536, 3) if asked.quick else (4096, 20)
+    side, kills = (1536, 3) if asked.quick else (2048, 20)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.scratch or Path(temporary)
         scene, model = make_quads(folder / f"scene-{side}", side), make_model(folder, quick=True)
