@@ -37,17 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--blocks", type=int, metavar="N", help="blocks on a side (24; quick 12)")
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help=f"seeds (quick {SEEDS[:2]}, else {SEEDS})")
     options.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="default all")
+    options.add_argument("--methods", nargs="+", choices=list(methods()), default=list(methods()), help="default all")
     asked = options.parse_args(arguments)
     blocks = asked.blocks or (12 if asked.quick else 24)
     seeds = asked.seeds or list(SEEDS[:2] if asked.quick else SEEDS)
     settings = {"quick": asked.quick, "blocks": blocks, "classes": CLASSES, "scenarios": asked.scenarios}
+    settings["methods"] = asked.methods
     record = begin_record("align", settings | {"seeds": seeds})
     record["runs"] = runs = []
     for scenario in asked.scenarios:
         for seed in seeds:
             mosaic = simulate((blocks, blocks), SCENARIOS[scenario], seed, classes=CLASSES)
             told = {"scenario": scenario, "seed": seed}
-            runs += [told | {"method": name} | measure(mosaic, name, seed) for name in methods()]
+            runs += [told | {"method": name} | measure(mosaic, name, seed) for name in asked.methods]
         print(f"{scenario}: {len(seeds)} mosaics of {blocks} x {blocks} blocks done", file=sys.stderr, flush=True)
         write_record(asked.json, record)
     text = f"{summarise(runs)}\n\n{NOTE}\n\n{blocks} x {blocks} blocks, seeds {seeds}. {describe_run(record)}"

@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     options = parser("align.speed", __doc__)
     options.add_argument("--blocks", type=int, nargs="+", metavar="N", help="blocks on a side (100 316; quick 32)")
+    options.add_argument(
+        "--copies", type=int, nargs="+", metavar="C", default=[1], help="shifted copies, far apart (1)"
+    )
     options.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=["std"])
     options.add_argument("--seed", type=int, default=11)
     options.add_argument("--keep", type=Path, metavar="DIR", help="keep simulated mosaics here, and use those kept")
@@ -43,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(asked.solve)))
         return 0
     sides = asked.blocks or ([32] if asked.quick else [100, 316])
-    record = begin_record("align.speed", {"blocks": sides, "scenarios": asked.scenarios, "seed": asked.seed})
+    record = begin_record(
+        "align.speed", {"blocks": sides, "scenarios": asked.scenarios, "seed": asked.seed, "copies": asked.copies}
+    )
     record["runs"] = runs = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)
@@ -53,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 path = folder / f"{scenario}-{side}-{asked.seed}.npz"
                 if not path.exists():
                     write_mosaic(path, side, scenario, asked.seed)
-                runs.append({"scenario": scenario, "side": side} | _solve_elsewhere(path))
-                write_record(asked.json, record)
+                for copies in asked.copies:
+                    runs.append({"scenario": scenario, "side": side, "copies": copies} | _measure_copies(path, copies))
+                    write_record(asked.json, record)
     columns = ["scenario", "blocks", "nodes", "CPU s", "wall s", "peak MB", "node ARI", "K", *STEPS]
     text = f"{format_table(columns, [_row(run) for run in runs])}\n\n{describe_run(record)}"
     print(text)
@@ -86,6 +92,38 @@ def write_mosaic(path: Path, side: int, scenario: str, seed: int) -> None:
         weight=np.array([o.weight for o in overlaps]),
     )
     partial.replace(path)
+
+
+def _measure_copies(path: Path, copies: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        several = path if copies == 1 else Path(folder) / "copies.npz"
+        if copies > 1:
+            copy_mosaic(path, several, copies)
+        return _solve_elsewhere(several)
+
+
+def copy_mosaic(path: Path, to: Path, copies: int, seed: int = 5) -> None:
+    """Write copies of a mosaic, side by side but not touching, the features of each moved by a step of its own.
+
+    Simulating so many blocks takes longer than aligning them. The copies are one realisation: what is measured is
+    time, memory and the registration of parts, not so many independent blocks.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        data = dict(arrays)
+    rng = np.random.default_rng(seed)
+    gap = int(np.ptp(data["index"], axis=0).max()) + 30
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in data}
+    for copy in range(copies):
+        away = np.array([copy // 5, copy % 5]) * gap
+        step = 2 * rng.normal(size=data["features"].shape[1])
+        moved = {
+            "index": data["index"] + away,
+            "pair": data["pair"] + np.concatenate([away, away]),
+            "features": (data["features"] + step).astype(np.float32),
+        }
+        for name, values in (data | moved).items():
+            parts[name].append(values)
+    np.savez(to, **{name: np.concatenate(each) for name, each in parts.items()})
 
 
 _SIGNED = ("ids", "pixels", "features", "spread")
