@@ -212,7 +212,7 @@ def _number(
 def _tell_mixed(mixed: tuple[Mixed, ...]) -> list[str]:
     if not mixed:
         return []
-    named = [f"{m.id} of {m.block} ({m.classes[0]} and {m.classes[1]})" for m in mixed[:8]]
+    named = [f"{m.classes[0]} and {m.classes[1]} in {m.block}" for m in mixed[:8]]
     more = ", ..." if len(mixed) > 8 else ""
     return [
         f"{len(mixed)} class(es) of single blocks hold two of the map; --k may be too small: {', '.join(named)}{more}"
