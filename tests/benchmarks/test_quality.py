@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.quality import real
+from benchmarks.quality import ablation, real
 from benchmarks.quality.__main__ import main, score
 from benchmarks.quality.features import Tuning, gabor_energies, local_statistics, principal_bands
 from benchmarks.quality.generated import compare_textures, respond
@@ -225,3 +225,12 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
     assert record["settings"]["seeds"] == [0, 1]
     assert {"numpy", "python"} <= set(record["versions"])
     assert record["machine"]["cores"] >= 1
+
+
+def test_each_part_left_out_gives_another_assignment_and_is_back_afterwards():
+    scene = make_scene("drift", 256)
+    whole = ablation.score_variant(scene, "whole", 0)
+    assert whole > 0.6
+    for variant in ("no waves among the features", "borders on every second pixel"):
+        assert ablation.score_variant(scene, variant, 0) < whole
+    assert ablation.score_variant(scene, "whole", 0) == whole
