@@ -52,11 +52,9 @@ def run_with_kills(scene: Path, model: Path, out: Path, notes: Path, kills: int,
 
         def report(done: int, total: int) -> None:
             nonlocal killed, last
-            if killed < kills and done >= marks[killed] and (pids := _working(notes)):
+            if killed < kills and done >= marks[killed]:
                 time.sleep(rng.uniform(0, 0.3))  # anywhere in a block
-                victim = rng.choice(pids)
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
+                killed += bool(pids := _working(notes)) and _kill(rng.choice(pids))
 
         start = time.perf_counter()
         run_module.predict_block = partial(counted_predict, notes)  # type: ignore[assignment]
@@ -74,6 +72,15 @@ def _working(notes: Path) -> list[int]:
         return []
     pids = {int(line.split()[0]) for line in notes.read_text().splitlines()}
     return sorted(pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and _is_alive(pid))
+
+
+def _kill(pid: int) -> bool:
+    """Kill a process; False where it has gone by itself: the next moment will do."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _is_alive(pid: int) -> bool:
