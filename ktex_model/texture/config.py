@@ -32,7 +32,7 @@ class TextureConfig:
     refine_smooth_px, refine_coupling, refine_sharpness, refine_spread_steps
         The same afterwards, when borders are drawn.
     fit_px
-        Most pixels that are learnt from; of larger samples windows of 512 px are drawn.
+        Most pixels that are learnt from; of larger samples windows of 256 px are drawn.
     steps
         Training steps of the mask network.
     batch

@@ -21,8 +21,9 @@ from ktex_model.texture.filters import pick
 from ktex_model.texture.model import TextureModel
 from ktex_model.texture.starts import START_RUNS, choose
 
-WINDOW_PX = 512
-"""Side of the windows that are drawn from samples that are larger than `TextureConfig.fit_px`."""
+WINDOW_PX = 256
+"""Side of the windows that are drawn from samples larger than `TextureConfig.fit_px`: small, so that all parts of a
+scene are among them; windows of 512 px left whole images of a mosaic of few out."""
 
 
 @dataclass
