@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record["runs"], record["skipped"], record["differences"] = earlier_runs(earlier, asked), [], []
     record["beside"] = [describe_run(each) for each in earlier]
     methods = {name: run for name, run in list_methods(asked.paper_epochs).items() if name in asked.methods}
-    for name in asked.scenes:
+    for name in asked.scenes if methods else ():
         try:
             scene = load_scene(name) if name in REAL else make_scene(name, asked.size_px, asked.scene_seed)
         except FileNotFoundError as error:
@@ -85,9 +85,14 @@ def read_earlier(asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def earlier_runs(records: Sequence[dict[str, Any]], asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs of earlier records that are not made anew now: other methods, other scenes."""
-    runs = [run for record in records for run in record["runs"]]
-    return [run for run in runs if run["method"] not in asked.methods or run["scene"] not in asked.scenes]
+    """Return the runs of earlier records on these scenes, by methods that are not run now; the first record counts."""
+    runs = {
+        (run["scene"], run["method"], run["seed"]): run
+        for record in reversed(records)
+        for run in record["runs"]
+        if run["scene"] in asked.scenes and run["method"] not in asked.methods
+    }
+    return list(runs.values())
 
 
 def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
@@ -123,7 +128,9 @@ def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser("quality", __doc__)
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="of the methods (0 to 4; quick 0)")
     options.add_argument("--scenes", nargs="+", choices=[*RECIPES, *REAL], help=f"default all; quick {QUICK_SCENES}")
-    options.add_argument("--methods", nargs="+", choices=names, help="default all; quick all but paper")
+    options.add_argument(
+        "--methods", nargs="*", choices=names, help="default all; quick all but paper; none: join earlier records"
+    )
     options.add_argument("--size-px", type=int, metavar="N", help=f"side of made scenes ({FULL_PX}; quick {QUICK_PX})")
     options.add_argument("--scene-seed", type=int, default=0, metavar="S", help="what made scenes are drawn from (0)")
     options.add_argument(
@@ -133,7 +140,8 @@ def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = options.parse_args(arguments)
     asked.seeds = asked.seeds or ([0] if asked.quick else [0, 1, 2, 3, 4])
     asked.scenes = asked.scenes or list(QUICK_SCENES if asked.quick else [*RECIPES, *REAL])
-    asked.methods = asked.methods or [name for name in names if not (asked.quick and name == "paper")]
+    if asked.methods is None:
+        asked.methods = [name for name in names if not (asked.quick and name == "paper")]
     asked.size_px = asked.size_px or (QUICK_PX if asked.quick else FULL_PX)
     return asked
 

@@ -154,6 +154,9 @@ def test_methods_of_an_earlier_run_join_the_tables(tmp_path, capsys):
     assert "Joined from an earlier run" in capsys.readouterr().out
     assert "Joined" not in alone
     assert [run["method"] for run in json.loads(second.read_text())["runs"]] == ["k-means colour", "k-means texture"]
+    main([*options, "--beside", str(second)])
+    assert "Joined from an earlier run" in (joined := capsys.readouterr().out)
+    assert "k-means texture" in joined
     with pytest.raises(ValueError, match="size_px must be 96 as here; got 64"):
         main([*options[:3], "--size-px", "96", "--methods", "k-means texture", "--beside", str(first)])
 
