@@ -314,6 +314,26 @@ def test_nothing_comes_in_but_what_is_named() -> None:
     for name, spec in policies.items():
         for rule in spec.get("ingress", []):
             assert rule.get("from"), f"{name} lets everybody in"
+    database = next(spec for spec in policies.values() if "postgresql" in json.dumps(spec["podSelector"]))
+    (rule,) = database["ingress"]
+    assert [each["port"] for each in rule["ports"]] == [5432], "else the server never reaches its database"
+    assert [each["podSelector"]["matchLabels"] for each in rule["from"]] == [
+        policies["prefect-server"]["podSelector"]["matchLabels"]
+    ]
+
+
+def test_pods_of_the_charts_are_let_into_the_namespace() -> None:
+    """By what the profile `restricted` asks for and the charts leave open."""
+    (namespace,), (server,), (worker,) = map(
+        documents, ("namespace.yaml", "values-prefect-server.yaml", "values-prefect-worker.yaml")
+    )
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    profile = {"type": "RuntimeDefault"}
+    for part in (server["server"], worker["worker"]):
+        assert part["podSecurityContext"]["seccompProfile"] == profile
+        assert part["containerSecurityContext"]["capabilities"] == {"drop": ["ALL"]}
+    job = server["migrations"]["securityContext"]
+    assert (job["capabilities"], job["seccompProfile"]) == ({"drop": ["ALL"]}, profile)
 
 
 @pytest.mark.parametrize("part", ["server", "worker"])
