@@ -25,8 +25,8 @@ def make_truth(shape: tuple[int, int] = SHAPE) -> np.ndarray[Any, np.dtype[np.ui
     return ((rows + 2 * columns) % K).astype(np.uint8)
 
 
-def make_run(folder: Path) -> Result:
-    """Publish a run of four bands in four blocks and more, with a corner of nodata."""
+def make_run(folder: Path, **changes: Any) -> Result:
+    """Publish a run of four bands in four blocks and more, with a corner of nodata; `changes` are of its settings."""
     rng, truth = np.random.default_rng(0), make_truth()
     grey = (truth.astype(int) * 2 + 1) * 255 // (2 * K)
     bands = np.stack([np.clip(grey + 9 * band + rng.integers(-6, 7, SHAPE), 1, 255) for band in range(4)])
@@ -44,6 +44,7 @@ def make_run(folder: Path) -> Result:
             chunk_px=64,
             overlap_px=8,
             engine="serial",
+            **changes,
         )
         result = segment(folder / SOURCE, settings, folder / "run <i>one")
     grey_model.load_model.cache_clear()

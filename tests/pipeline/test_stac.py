@@ -94,6 +94,8 @@ def test_item(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
 
     assert item.properties["license"] == "CC-BY-4.0"
     assert item.properties["attribution"] == "Somebody 2026"
+    said = {re.sub(r".*github.io/([a-z]+)/.*", r"\1", each) for each in item.stac_extensions}
+    assert said == {"projection", "classification", "processing", "file"}, "each that is used is declared"
     assert item.properties["processing:level"] == "L4"
     assert item.properties["processing:software"]["ktextures"]
     assert all(isinstance(number, str) for number in item.properties["processing:software"].values())

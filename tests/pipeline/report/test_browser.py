@@ -12,6 +12,7 @@ import pystac
 import pytest
 import rasterio
 from pystac.extensions.classification import ClassificationExtension
+from scipy import ndimage
 
 from flows.cli import main
 from pipeline.report import remake_report, shows_pixels
@@ -116,6 +117,40 @@ def test_a_swipe_shows_imagery_on_one_side_and_labels_on_the_other(opened: Open,
     settle(page)
     assert page.get_attribute("#divider", "aria-valuenow") == "100"
     assert colour_at(page, 30.5 / 340, 150.5 / 300) != right
+
+
+def test_confidence_is_one_side_of_the_swipe_and_darker_where_the_map_is_less_sure(opened: Open, made: Result) -> None:
+    page = opened()
+    page.check("input[value=swipe]", force=True)
+    assert page.locator("#left option").all_inner_texts() == ["Imagery", "Labels", "Confidence"]
+    assert page.locator("#right option").all_inner_texts() == ["Imagery", "Labels", "Confidence"]
+    page.select_option("#right", "confidence")
+    page.focus("#divider")
+    page.keyboard.press("Home")
+    settle(page)
+    sure = made.confidence.to_numpy() // 10
+    brightness = []
+    for step in np.unique(sure[:, 30:][sure[:, 30:] <= 20]):
+        inside = ndimage.binary_erosion(sure == step)
+        if inside.any():
+            y, x = np.argwhere(inside)[0]
+            brightness.append(sum(colour_at(page, (x + 0.5) / 340, (y + 0.5) / 300)[:3]))
+    assert len(brightness) > 0
+    assert brightness == sorted(brightness)
+    assert page.is_visible("#ramp")
+
+
+def test_a_look_alike_is_merged_by_its_button(opened: Open, made: Result) -> None:
+    page = opened()
+    distances = [float(text.split()[0]) for text in page.locator(".alike .distance").all_inner_texts()]
+    assert distances == sorted(distances)
+    assert distances
+    button = page.locator(".alike button[data-merge]").first
+    gone, kept = (button.get_attribute(name) for name in ("data-merge", "data-into"))
+    assert made.legend[int(str(gone))].share <= made.legend[int(str(kept))].share, "the smaller goes"
+    button.click()
+    assert page.locator(f".card select[data-id='{gone}']").input_value() == kept
+    assert page.inner_text("#edit-count").startswith("1 change")
 
 
 def test_classes_are_named_recoloured_and_merged_by_clicking_and_exported(

@@ -26,6 +26,7 @@ from pipeline.report.charts import draw_spectra, draw_trainings
 from pipeline.report.diagnostics import Curve, Diagnostics, Training
 from pipeline.report.views import fade
 from pipeline.results import Result
+from tests.pipeline.made_run import make_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -184,6 +185,23 @@ def test_without_pixels_none_is_in_the_page(run_copy: Path) -> None:
     assert not [attrs for attrs in page.all("img") if "patch" in str(attrs.get("alt"))]
     assert "licence" in path.read_text("utf-8")
     assert {attrs.get("alt", "")[:7] for attrs in page.all("img") if attrs.get("alt")} == {"Texture"}
+
+
+@pytest.mark.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+def test_a_run_that_may_not_show_pixels_shows_none_in_page_and_quicklook(made: Result, tmp_path: Path) -> None:
+    told = make_run(tmp_path, show_pixels=False)
+    page = read(told.path / "report.html")
+    assert "image" not in page.texts
+    assert not [attrs for attrs in page.all("img") if "patch" in str(attrs.get("alt"))]
+    seen = []
+    for result in (told, made):
+        with rasterio.open(result.path / "quicklook.png") as file:
+            colours = {tuple(colour) for colour in file.read([1, 2, 3]).reshape(3, -1).T.tolist()}
+            known = {tuple(bytes.fromhex(each.colour[1:])) for each in result.legend.classes}
+            seen.append((file.width, colours - known))
+    (width, others), (wide, pixels) = seen
+    assert (width, wide) == (340, 680), "the scene stands beside the map only where it may be shown"
+    assert len(others) <= 1 < len(pixels), "nodata has a colour of its own"
 
 
 def test_a_report_is_made_again_like_the_first(run_copy: Path, made: Result) -> None:
