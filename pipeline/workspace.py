@@ -29,10 +29,12 @@ from pipeline.errors import InputError
 WORK = ".ktex"
 RECORD = "run.json"
 MANIFEST = "manifest.json"
+JOURNAL = "edits.json"
+"""In a published run: which files were changed since on purpose, by which edits."""
 OUTPUTS = (
     "model", "models", "labels.zarr", "labels.tif", "labels.tif.aux.xml", "labels.qml", "confidence.tif",
     "simulated.tif", "classes.json", "signatures.safetensors", "quicklook.png", "item.json",
-    "report.html", "diagnostics.json", "textures",
+    "report.html", "diagnostics.json", "textures", JOURNAL,
 )  # fmt: skip
 """All that a run may publish beside its record."""
 BESIDE = frozenset({WORK, "scene", "run.log"})

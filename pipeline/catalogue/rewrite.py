@@ -13,6 +13,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from pipeline.catalogue.store import CLASSES
+from pipeline.checksums import checksums, note_edit
 from pipeline.cog import verify_cog, write_cog
 from pipeline.errors import InputError
 from pipeline.legend import Legend
@@ -67,6 +68,7 @@ def rewrite_run(directory: Path, legend: Legend) -> None:
         (_measured(result, legend, store) if merged else record).write(outputs / RECORD)
         workspace.restate({"key": record.key, "base": None, "code": record.code, "settings": record.settings})
         write_item(outputs, directory.absolute().name)
+        note_edit(directory, "classes", checksums(directory), checksums(outputs), outputs)
         workspace.publish()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rasterio
 
+from pipeline.checksums import checksums, note_edit
 from pipeline.errors import InputError
 from pipeline.imagery import reopen_scene
 from pipeline.pixels import Scene
@@ -90,7 +91,9 @@ def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "
         scene = reopen_scene(record)
     except InputError as error:
         reason = f"This report shows no pixels of the imagery: {error}."
+    before = checksums(directory)
     path = write_report(directory, record, Imagery(scene, shown, reason), title=title or directory.resolve().name)
     if (directory / ITEM).exists():
         write_item(directory)  # which holds the page's checksum
+    note_edit(directory, "report", before, checksums(directory))
     return path, reason

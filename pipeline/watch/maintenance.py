@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.acquisitions.values import safe_name
+from pipeline.checksums import checksums, edited
 from pipeline.ledger import Ledger, Row
 from pipeline.watch.config import WatchConfig
 from pipeline.watch.layout import Layout
-from pipeline.watch.publication import CARD, checksums
+from pipeline.watch.publication import CARD
 
 DAY_S = 86_400.0
 
@@ -68,12 +69,12 @@ def maintain(config: WatchConfig, *, ledger: Ledger | None = None, now: float | 
 
 
 def find_damage(row: Row) -> str | None:
-    """Return how a published run differs from what was published; None where it does not."""
+    """Return how a published run differs from what was published, or made of it by an edit; None where it does not."""
     result = row.result or {}
     run, files = Path(result["run"]), result["files"]
     if not run.is_dir():
         return f"{run}: is gone"
-    found = checksums(run)
+    found, files = checksums(run), files | edited(run)
     missing = sorted(files.keys() - found.keys())
     changed = sorted(name for name in files.keys() & found.keys() if files[name] != found[name])
     faults = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (changed, "changed")) if names]

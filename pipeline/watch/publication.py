@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.checksums import JOURNAL, checksums
 from pipeline.ledger import Claim, InputNote
 from pipeline.results import open_result
 from pipeline.watch.layout import Layout
@@ -20,6 +21,9 @@ from pipeline.workspace import read_json, write_json
 
 CARD = "acquisition.json"
 """In a published run: which acquisition it is of."""
+
+
+_IGNORED = shutil.ignore_patterns(CARD, JOURNAL, "lock", "*.log")
 
 
 def content_digest(notes: Sequence[InputNote], settings: str) -> str:
@@ -57,7 +61,7 @@ def begin_work(layout: Layout, claim: Claim, basis: Mapping[str, Any]) -> None:
     if not work.exists() and _differs_by_inputs(read_json(published / CARD), basis):
         partial = work.with_name(f".{work.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(published, partial, copy_function=_link, ignore=shutil.ignore_patterns(CARD, "lock", "*.log"))
+        shutil.copytree(published, partial, copy_function=_link, ignore=_IGNORED)
         partial.rename(work)
     write_json(layout.basis(claim), basis)
 
@@ -105,25 +109,3 @@ def describe_result(run: Path) -> dict[str, Any]:
         "missing_blocks": list(result.record.blocks.failed_names),
         "files": checksums(run),
     }
-
-
-def checksums(run: Path) -> dict[str, str]:
-    """Return the sha256 of each published file of a run; of a store, over all its files."""
-    found = {}
-    for path in sorted(run.iterdir()):
-        if path.name.startswith(".") or path.name == "run.log":
-            continue
-        found[path.name] = _tree_digest(path) if path.is_dir() else _file_digest(path)
-    return found
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tree_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
-    return digest.hexdigest()

@@ -19,13 +19,14 @@ import rasterio
 import xarray as xr
 
 from pipeline.acquisitions import DeliveryError
-from pipeline.catalogue.desk import merge
+from pipeline.catalogue.desk import merge, rename_class
 from pipeline.catalogue.values import Catalogue, Members
 from pipeline.errors import InputError
 from pipeline.ledger import Ledger
 from pipeline.ledger.holder import Holder
 from pipeline.legend import Legend
 from pipeline.logs import current_ids
+from pipeline.report import remake_report
 from pipeline.results import open_result
 from pipeline.run import segment
 from pipeline.series import read_dates
@@ -408,6 +409,24 @@ def test_who_dies_while_publishing_leaves_what_the_next_one_ends(
     with Ledger(config.ledger_address, "nd", lambda: clock) as ledger:
         assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
     assert len(trainings) == 1
+
+
+def test_what_an_analyst_edits_is_no_damage_and_damage_to_it_is(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    scene(drop / "a_20100629.tif")
+    do_pass(config)
+    run = config.out / "runs" / "2010-06-29"
+    rename_class(run, open_result(run).legend.ids[0], "water", "#0000ff")
+    remake_report(run)
+    assert not maintain(config).damaged
+    assert kinds(do_pass(config)) == {}
+    assert open_result(run).legend.classes[0].name == "water"
+    truncate(run / "labels.tif")
+    assert "labels.tif changed" in maintain(config).damaged["drop 2010-06-29"]
+    assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
+    assert not maintain(config).damaged
+    assert not (run / "edits.json").exists(), "the run made anew has no edits"
 
 
 def test_maintenance_finds_what_is_damaged_and_the_next_pass_makes_it_anew(
