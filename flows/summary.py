@@ -82,7 +82,7 @@ def python_lines(directory: Path) -> list[str]:
     """Return the lines that open the map."""
     return [
         "import xarray as xr",
-        f'scene = xr.open_zarr("{directory / "labels.zarr"}", decode_coords="all", mask_and_scale=False)',
+        f'scene = xr.open_zarr("{directory / "labels.zarr"}", decode_coords="all")',
         "scene.labels  # (y, x) uint8, nodata 255; scene.confidence beside it",
     ]
 

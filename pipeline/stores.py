@@ -78,8 +78,8 @@ def create_labels(
 ) -> None:
     """Make an empty store of labels: ``labels`` and ``confidence`` ``(y, x)``, all nodata.
 
-    Opened with xarray's defaults, the variables are masked and become float32 (NaN where nodata); with
-    ``mask_and_scale=False`` they stay integers. The CRS is found either way.
+    Opened with xarray's defaults, the variables are integers: nodata is told by the attribute ``nodata``, which
+    rioxarray and odc-geo read and by which xarray does not mask. The CRS is found, too.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def add_raster(
     group: zarr.Group, name: str, sizes: Mapping[str, int], chunk_px: int, dtype: str, attrs: Mapping[str, Any]
 ) -> zarr.Array[Any]:
     """Add one array, all nodata, with the attributes by which xarray finds its CRS."""
-    # `_FillValue` is what xarray masks by, `fill_value` what unwritten chunks read as: both are needed.
+    # Unwritten chunks read as `fill_value`. With `_FillValue` xarray would mask, and make floats of classes.
     return group.create_array(
         name,
         shape=tuple(sizes.values()),
@@ -165,7 +165,7 @@ def add_raster(
         dimension_names=tuple(sizes),
         attributes={
             **attrs,
-            "_FillValue": NODATA[dtype],
+            "nodata": NODATA[dtype],
             "grid_mapping": GRID_MAPPING,
             "chunk_px": chunk_px,
         },

@@ -140,7 +140,7 @@ def by_browser(path: Path) -> Said:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_all_outputs_say_the_same(run: Path) -> None:
     result = open_result(run)
-    plain = xr.open_zarr(run / "labels.zarr", mask_and_scale=False, decode_coords="all").labels
+    plain = xr.open_zarr(run / "labels.zarr", decode_coords="all").labels
     cog = rioxarray.open_rasterio(run / "labels.tif").squeeze()
     box: GeoBox = plain.odc.geobox
     transform = plain.rio.transform()

@@ -58,12 +58,12 @@ def test_xarray_finds_grid_and_crs(tmp_path: Path, grid: str, decode_coords: Any
     for name in ("labels", "confidence"):
         array = data[name]
         assert array.dims == ("y", "x")
-        assert array.dtype == (np.float32 if masked else np.uint8)
+        assert array.dtype == np.uint8
         assert array.odc.geobox == geobox
         assert (array.rio.crs is None) == (geobox.crs is None)
         assert geobox.crs is None or array.rio.crs.to_epsg() == geobox.crs.to_epsg()
         np.testing.assert_allclose(tuple(array.rio.transform()), tuple(geobox.transform), rtol=1e-9)
-        assert (array.rio.encoded_nodata if masked else array.rio.nodata) == 255
+        assert array.rio.nodata == array.odc.nodata == 255
     if grid != "rotated":
         np.testing.assert_allclose(data.x[[0, -1]], [(geobox.transform * (i + 0.5, 0.5))[0] for i in (0, 69)])
         np.testing.assert_allclose(data.y[[0, -1]], [(geobox.transform * (0.5, i + 0.5))[1] for i in (0, 29)])
@@ -81,9 +81,10 @@ def test_unwritten_reads_as_nodata(tmp_path: Path, dtype: Any, nodata: int) -> N
     assert (plain.labels.values[outside] == nodata).all()
     assert (plain.confidence.values[outside] == 255).all()
     assert (zarr.open_group(tmp_path / "labels.zarr", mode="r")["labels"][:][outside] == nodata).all()  # type: ignore[index]
-    masked = xr.open_zarr(tmp_path / "labels.zarr").labels.values
-    assert np.isnan(masked[outside]).all()
-    assert (masked[window.slices] == 0).all()
+    default = xr.open_zarr(tmp_path / "labels.zarr").labels
+    assert default.dtype == np.dtype(dtype)
+    assert (default.values[outside] == nodata).all()
+    assert (default.values[window.slices] == 0).all()
     assert (store.dtype, store.nodata) == (np.dtype(dtype), nodata)
 
 
