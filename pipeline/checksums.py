@@ -9,8 +9,6 @@ from pathlib import Path
 
 from pipeline.workspace import JOURNAL, read_json, write_json
 
-__all__ = ["JOURNAL", "checksums", "edited", "note_edit"]
-
 
 def checksums(run: Path) -> dict[str, str]:
     """Return the sha256 of each published file of a run; of a store, over all its files."""

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.checksums import JOURNAL, checksums
+from pipeline.checksums import checksums
 from pipeline.ledger import Claim, InputNote
 from pipeline.results import open_result
 from pipeline.watch.layout import Layout
-from pipeline.workspace import read_json, write_json
+from pipeline.workspace import JOURNAL, read_json, write_json
 
 CARD = "acquisition.json"
 """In a published run: which acquisition it is of."""
