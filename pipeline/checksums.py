@@ -11,12 +11,12 @@ from pipeline.workspace import JOURNAL, read_json, write_json
 
 
 def checksums(run: Path) -> dict[str, str]:
-    """Return the sha256 of each published file of a run; of a store, over all its files."""
+    """Return the sha256 of each published file of a run; of a store, that of the list of its files."""
     found = {}
     for path in sorted(run.iterdir()):
         if path.name.startswith(".") or path.name in ("run.log", JOURNAL):
             continue
-        found[path.name] = _tree_digest(path) if path.is_dir() else _file_digest(path)
+        found[path.name] = digest_of(path)
     return found
 
 
@@ -48,13 +48,24 @@ def edited(run: Path) -> dict[str, str]:
     return {name: digest for entry in entries for name, digest in entry["files"].items()}
 
 
-def _file_digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file; of a folder that of its `manifest`."""
+    if path.is_dir():
+        return hashlib.sha256(manifest(path).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tree_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{_file_digest(path)}\0".encode())
-    return digest.hexdigest()
+def manifest(folder: Path) -> str:
+    r"""List all files of a folder with their sha256, as ``sha256sum`` does, by the bytes of their relative paths.
+
+    The same text as of ``find . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum`` in the folder.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return "".join(f"{digest_of(files[name])}  {name}\n" for name in sorted(files, key=str.encode))
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    parts = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in parts if each.is_file())

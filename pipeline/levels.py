@@ -6,6 +6,7 @@ They follow the conventions of Zarr for multiscales, spatial and proj, whose ver
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,22 +86,48 @@ def write_levels(store: LabelStore, *, work_px: int = WORK_PX) -> None:
     Piece by piece: memory does not grow with the map. Their number and pixels do not depend on `work_px`.
     """
     shutil.rmtree(store.path / LEVELS, ignore_errors=True)
+    for level, geobox in enumerate(coarser(store.geobox), 1):
+        sizes = {"y": int(geobox.shape[0]), "x": int(geobox.shape[1])}
+        create_level(store, level, sizes, grid_coordinates(geobox))
+    reduce_levels(store, work_px=work_px)
     group = zarr.open_group(store.path, mode="r+", use_consolidated=False)
-    source, geobox = store.array(), store.geobox
-    layout = [_describe("labels", geobox)]
-    while max(geobox.shape) > SMALLEST_PX:
-        geobox = half(geobox)
-        name = f"{LEVELS}/{len(layout)}"
-        target = _create(store, name, geobox)
-        for block in BlockGrid(
-            (int(geobox.shape[0]), int(geobox.shape[1])), work_px - work_px % store.chunk_px or work_px
-        ):
-            rows, columns = (slice(2 * part.start, 2 * part.stop) for part in block.core.slices)
-            target[block.core.slices] = reduce_mode(np.asarray(source[rows, columns]), store.nodata)
-        layout.append(_describe(f"{name}/labels", geobox, derived_from=layout[-1]["asset"]))
-        source = target
-    group.update_attributes(_attributes(store.geobox, layout))
+    group.update_attributes(describe_levels(store.geobox))
     consolidate(store.path)
+
+
+def coarser(geobox: GeoBox) -> list[GeoBox]:
+    """Return the grids of the coarser levels, each half the one before it.
+
+    Examples
+    --------
+    >>> [tuple(each.shape) for each in coarser(GeoBox((1300, 70), Affine.identity(), None))]
+    [(650, 35), (325, 18)]
+    """
+    found = [geobox]
+    while max(found[-1].shape) > SMALLEST_PX:
+        found.append(half(found[-1]))
+    return found[1:]
+
+
+def create_level(store: LabelStore, level: int, sizes: Mapping[str, int], coords: Mapping[str, Any]) -> None:
+    """Make the group of a level, all nodata, with the classes of the store."""
+    name = f"{LEVELS}/{level}"
+    xr.Dataset(coords=coords).to_zarr(store.path, group=name, mode="w", zarr_format=3, consolidated=False)
+    group = zarr.open_group(store.path, path=name, mode="r+", use_consolidated=False)
+    add_raster(group, "labels", sizes, store.chunk_px, store.dtype.name, label_attributes(store))
+
+
+def reduce_levels(store: LabelStore, at: tuple[int, ...] = (), *, work_px: int = WORK_PX) -> None:
+    """Fill the levels of a store from its labels; of those at a place along the other dimensions."""
+    source = store.array()
+    for target in LabelStore.open(store.path, "r+").levels():
+        height, width = target.shape[-2:]
+        for block in BlockGrid((height, width), work_px - work_px % store.chunk_px or work_px):
+            rows, columns = (slice(2 * part.start, 2 * part.stop) for part in block.core.slices)
+            finer: tuple[int | slice, ...] = (*at, rows, columns)
+            here: tuple[int | slice, ...] = (*at, *block.core.slices)
+            target[here] = reduce_mode(np.asarray(source[finer]), store.nodata)
+        source = target
 
 
 def half(geobox: GeoBox) -> GeoBox:
@@ -115,15 +142,6 @@ def half(geobox: GeoBox) -> GeoBox:
     return GeoBox(((height + 1) // 2, (width + 1) // 2), geobox.transform @ Affine.scale(2), geobox.crs)
 
 
-def _create(store: LabelStore, name: str, geobox: GeoBox) -> zarr.Array[Any]:
-    xr.Dataset(coords=grid_coordinates(geobox)).to_zarr(
-        store.path, group=name, mode="w", zarr_format=3, consolidated=False
-    )
-    group = zarr.open_group(store.path, path=name, mode="r+", use_consolidated=False)
-    sizes = {"y": int(geobox.shape[0]), "x": int(geobox.shape[1])}
-    return add_raster(group, "labels", sizes, store.chunk_px, store.dtype.name, label_attributes(store))
-
-
 def _describe(asset: str, geobox: GeoBox, derived_from: str | None = None) -> dict[str, Any]:
     scale = [1.0, 1.0] if derived_from is None else [2.0, 2.0]
     return {
@@ -135,7 +153,11 @@ def _describe(asset: str, geobox: GeoBox, derived_from: str | None = None) -> di
     }
 
 
-def _attributes(geobox: GeoBox, layout: list[dict[str, Any]]) -> dict[str, Any]:
+def describe_levels(geobox: GeoBox) -> dict[str, Any]:
+    """Return the attributes of a store on a grid by which readers of the conventions find its levels."""
+    layout = [_describe("labels", geobox)]
+    for level, each in enumerate(coarser(geobox), 1):
+        layout.append(_describe(f"{LEVELS}/{level}/labels", each, derived_from=layout[-1]["asset"]))
     crs: dict[str, Any] = {}
     if geobox.crs is not None:
         name = str(name_crs(geobox))

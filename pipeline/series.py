@@ -24,15 +24,17 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from pipeline.collection import leave_collection, write_collection
 from pipeline.errors import InputError
 from pipeline.grids import describe_grid, same_grid
 from pipeline.legend import Legend
+from pipeline.levels import coarser, create_level, describe_levels, reduce_levels
 from pipeline.results import LABELS, LEGEND, Result, open_result, open_store
-from pipeline.stac import write_collection
 from pipeline.stores import (
     CONVENTIONS,
     FORMAT_ATTRIBUTE,
     FORMAT_VERSION,
+    LEVELS,
     LabelStore,
     add_rasters,
     consolidate,
@@ -108,7 +110,9 @@ def append(series_dir: str | Path, run_dir: str | Path, time: str | datetime, *,
             if len(dates) > (at < len(dates)):  # others than the one to be replaced
                 _check_same_kind(folder, result)
             _add(folder, [*dates[:at], date, *dates[at + 1 :]], at, result)
-        _describe(folder)
+            for gone in {each.run for each in dates[at : at + 1]} - {date.run}:
+                leave_collection(folder / gone)
+        _describe(folder, date.run)
     return folder / SERIES
 
 
@@ -135,18 +139,25 @@ def parse_time(time: str | datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def open_series(path: str | Path) -> xr.Dataset:
+def open_series(path: str | Path, max_px: int | None = None) -> xr.Dataset:
     """Open a series, lazily: ``labels`` and ``confidence`` ``(time, y, x)``, by date, as integers, with their CRS.
 
     Parameters
     ----------
     path
         Directory of the series, or its store.
+    max_px
+        Open the finest level that is at most so wide and high, or the coarsest; of levels, only labels are there.
     """
     path = Path(path)
     store = path / SERIES if (path / SERIES).exists() else path
     read_dates(store.parent)  # for its errors
-    return open_store(store).sortby("time")
+    if max_px is None:
+        return open_store(store).sortby("time")
+    held = LabelStore.open(store)
+    sizes = [max(held.shape), *(max(level.shape[-2:]) for level in held.levels())]
+    fits = next((i for i, size in enumerate(sizes) if size <= max_px), len(sizes) - 1)
+    return open_store(store, f"{LEVELS}/{fits}" if fits else None).sortby("time")
 
 
 def read_dates(series_dir: str | Path) -> list[Date]:
@@ -181,12 +192,12 @@ def _legend(dates: Sequence[Date], classes: Mapping[str, Mapping[str, str]]) -> 
     )
 
 
-def _describe(folder: Path) -> None:
-    """Write the legend and the STAC collection, which follow from what the store holds."""
+def _describe(folder: Path, new: str) -> None:
+    """Write the legend and the STAC collection, which follow from what the store holds; `new` is the run that came."""
     legend, dates = read_legend(folder), read_dates(folder)
     legend.to_json(folder / LEGEND)
     runs = [(datetime.fromisoformat(date.time).replace(tzinfo=UTC), date.run) for date in dates]
-    write_collection(folder, SERIES, runs, legend)
+    write_collection(folder, SERIES, runs, legend, new=new)
 
 
 def _date_of(result: Result, folder: Path, time: str) -> Date:
@@ -248,7 +259,7 @@ def _add(folder: Path, dates: Sequence[Date], at: int, result: Result) -> None:
     _copy(source, staged, at)
     if not store.exists():
         staged.rename(store)
-    elif at == len(dates) - 1 and len(dates) > len(read_dates(folder)):
+    elif at == len(dates) - 1 and len(dates) > len(read_dates(folder)) and _arrays(staged) == _arrays(store):
         _reveal(staged, store, at)
     else:
         _exchange(folder, staged, at, len(dates))
@@ -271,18 +282,22 @@ def _attributes(folder: Path, dates: Sequence[Date], result: Result) -> dict[str
 
 
 def _create(path: Path, source: LabelStore, dates: Sequence[Date], attrs: Mapping[str, Any]) -> None:
-    coords: dict[str, Any] = dict(grid_coordinates(source.geobox))
     time = xr.DataArray([date.stamp.astype("datetime64[ns]") for date in dates], dims="time")
     # One date a chunk, so that none is written again when another comes.
     time.encoding = {"units": UNITS, "calendar": "proleptic_gregorian", "dtype": "int64", "chunks": (1,)}
     time.encoding["_FillValue"] = None
     time.attrs = {"standard_name": "time", "axis": "T", "comment": "in the order in which the dates came"}
-    dataset = xr.Dataset(coords=coords | {"time": time}, attrs={"Conventions": CONVENTIONS, **attrs})
-    dataset.to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
+    coords: dict[str, Any] = {**grid_coordinates(source.geobox), "time": time}
+    said = {"Conventions": CONVENTIONS, **attrs, **describe_levels(source.geobox)}
+    xr.Dataset(coords=coords, attrs=said).to_zarr(path, mode="w-", zarr_format=3, consolidated=False)
     group = zarr.open_group(path, mode="r+")
     sizes = {"time": len(dates), "y": source.shape[0], "x": source.shape[1]}
     legend = _legend(dates, attrs["classes"])
     add_rasters(group, sizes, chunk_px=source.chunk_px, dtype=source.dtype.name, legend=legend)
+    for level, geobox in enumerate(coarser(source.geobox), 1):
+        sizes = {"time": len(dates), "y": int(geobox.shape[0]), "x": int(geobox.shape[1])}
+        create_level(LabelStore.open(path), level, sizes, {**grid_coordinates(geobox), "time": time})
+        consolidate(path / LEVELS / str(level))  # a reader may open it alone
     consolidate(path)
 
 
@@ -291,29 +306,47 @@ def _copy(source: LabelStore, path: Path, at: int) -> None:
     for window in source.strips():
         group["labels"][at, *window.slices] = source.read(window)  # type: ignore[index]
         group["confidence"][at, *window.slices] = source.read_confidence(window)  # type: ignore[index]
+    reduce_levels(LabelStore.open(path, "r+"), (at,))
+
+
+def _levels(path: Path) -> list[str]:
+    """Return the groups of the levels of a store."""
+    return [f"{LEVELS}/{level}" for level in range(1, 1 + len(LabelStore.open(path).levels()))]
+
+
+def _arrays(path: Path) -> list[str]:
+    """Return the arrays of a store that grow with the dates."""
+    return [*ALONG_TIME, *(f"{level}/{name}" for level in _levels(path) for name in ("labels", "time"))]
 
 
 def _reveal(staged: Path, store: Path, at: int) -> None:
     """Move a date into place: its chunks, then the metadata of its arrays, and last what all readers look at."""
-    for name in ALONG_TIME:
+    arrays, levels = _arrays(staged), _levels(staged)
+    for name in arrays:
         chunks = store / name / "c" / str(at)
         _remove(chunks)  # of an append that was killed
         if (staged / name / "c" / str(at)).exists():
             chunks.parent.mkdir(parents=True, exist_ok=True)
             (staged / name / "c" / str(at)).rename(chunks)
-    for name in ALONG_TIME:
+    for name in (*arrays, *levels):
         os.replace(staged / name / "zarr.json", store / name / "zarr.json")
     os.replace(staged / "zarr.json", store / "zarr.json")
     shutil.rmtree(staged)
 
 
 def _exchange(folder: Path, staged: Path, at: int, count: int) -> None:
-    """Put a whole new store in the place of the old one; the chunks of the other dates are shared, not copied."""
-    for name in ("labels", "confidence"):
-        for other in set(range(count)) - {at}:
+    """Put a whole new store in the place of the old one; the chunks of the other dates are shared, not copied.
+
+    The levels of a series that has none yet are made of its labels.
+    """
+    known = _arrays(folder / SERIES)
+    for other in set(range(count)) - {at}:
+        for name in known:
             chunks = Path(name) / "c" / str(other)
-            if (folder / SERIES / chunks).exists():
+            if not name.endswith("time") and (folder / SERIES / chunks).exists():
                 shutil.copytree(folder / SERIES / chunks, staged / chunks, copy_function=_link)
+        if known != _arrays(staged):
+            reduce_levels(LabelStore.open(staged, "r+"), (other,))
     (folder / SERIES).rename(_outgoing(folder))
     staged.rename(folder / SERIES)
     shutil.rmtree(_outgoing(folder))

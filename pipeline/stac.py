@@ -1,4 +1,4 @@
-"""STAC: an item that describes a run to catalogues, and a collection over the runs of a series.
+"""STAC: an item that describes a run to catalogues. The collection over the runs of a series is in `collection`.
 
 Written beside what they describe, with relative links, so that a folder can be moved or served as it is. The core is
 STAC 1.1; checked offline by the schemas that pystac brings.
@@ -7,12 +7,10 @@ STAC 1.1; checked offline by the schemas that pystac brings.
 from __future__ import annotations
 
 import calendar
-import hashlib
 import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,20 +25,26 @@ from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
 from rasterio.errors import NotGeoreferencedWarning
 
+from pipeline.checksums import digest_of, size_of
 from pipeline.dates import date_of_file
 from pipeline.grids import name_crs
 from pipeline.legend import Legend
 from pipeline.results import LABELS, Result, open_result
 from pipeline.stores import CONFIDENCE_NODATA, LabelStore
-from pipeline.workspace import write_json
+from pipeline.workspace import read_json, write_json
 
 ITEM = "item.json"
-COLLECTION = "collection.json"
+MEMBERSHIP = ("collection", "parent", "root")
+"""Links of an item that lead to its collection, which are kept when the item is written again."""
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
 ZARR = "application/vnd.zarr; version=3; profile=multiscales"
 SHA256 = "1220"
 """What a multihash of sha256 begins with."""
-UNKNOWN_LICENCE = "other"
+TREE = (
+    "A folder: file:size is the sum of its files, file:checksum that of the list of their sha256 by path, as sha256sum "
+    "writes it: find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
+)
+"""What is said of the checksum of a folder, for which the file extension knows no rule."""
 EDGE_POINTS = 11
 
 ASSETS: dict[str, tuple[str, str, str, list[str]]] = {
@@ -63,7 +67,7 @@ ASSETS: dict[str, tuple[str, str, str, list[str]]] = {
 def write_item(run_dir: str | Path, item_id: str | None = None) -> Path:
     """Describe a published run, or one about to be, in its ``item.json``; replaces the one that is there.
 
-    Every asset that is there is listed. Call it again when files have come or changed.
+    Every asset that is there is listed. Call it again when files have come or changed: it stays in its collection.
 
     Parameters
     ----------
@@ -74,8 +78,38 @@ def write_item(run_dir: str | Path, item_id: str | None = None) -> Path:
     """
     folder = Path(run_dir).absolute()
     item = make_item(open_result(folder), item_id or folder.name)
-    write_json(folder / ITEM, item.to_dict(include_self_link=False))
+    made = item.to_dict(include_self_link=False)
+    held = read_json(folder / ITEM) or {}
+    if "collection" in held:
+        made |= {"collection": held["collection"]}
+        made["links"] += [link for link in held["links"] if link["rel"] in MEMBERSHIP]
+    write_json(folder / ITEM, made)
     return folder / ITEM
+
+
+def join_collection(run_dir: Path, collection: Path | None, collection_id: str = "") -> bool:
+    """Let the item of a run name the collection that it is of, by relative links, or none; returns whether it changed.
+
+    Parameters
+    ----------
+    run_dir
+        Directory of the run, which may have no item.
+    collection, collection_id
+        File of the collection and its id; None leaves the item without one.
+    """
+    held = read_json(run_dir / ITEM)
+    if held is None:
+        return False
+    item = {name: value for name, value in held.items() if name != "collection"}
+    item["links"] = [link for link in held["links"] if link["rel"] not in MEMBERSHIP]
+    if collection is not None:
+        href = Path(os.path.relpath(collection, run_dir.resolve())).as_posix()
+        item["collection"] = collection_id
+        item["links"] += [{"rel": rel, "href": href, "type": "application/json"} for rel in MEMBERSHIP]
+    if item == held:
+        return False
+    write_json(run_dir / ITEM, item)
+    return True
 
 
 def make_item(result: Result, item_id: str) -> pystac.Item:
@@ -97,11 +131,11 @@ def make_item(result: Result, item_id: str) -> pystac.Item:
         properties=_properties(result),
     )
     item.stac_extensions.append(PROCESSING)
-    _project(item, store.geobox)
+    project(ProjectionExtension.ext(item, add_if_missing=True), store.geobox)
     for name, (file, media_type, title, roles) in ASSETS.items():
         if (result.path / file).exists():
             item.add_asset(name, pystac.Asset(f"./{file}", title=title, media_type=media_type, roles=list(roles)))
-            _describe_file(item.assets[name], result.path / file)
+            describe_file(item.assets[name], result.path / file)
     classes = classes_of(result.legend, store.nodata, areas_of(result))
     for name in {"labels", "labels-zarr"} & item.assets.keys():
         ClassificationExtension.ext(item.assets[name], add_if_missing=True).apply(classes)
@@ -183,8 +217,8 @@ def footprint(geobox: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None
     return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}, bbox
 
 
-def _project(item: pystac.Item, geobox: GeoBox) -> None:
-    projection = ProjectionExtension.ext(item, add_if_missing=True)
+def project(projection: ProjectionExtension[Any], geobox: GeoBox) -> None:
+    """Say on which grid an item or an asset lies."""
     name = name_crs(geobox)
     coded = name is not None and re.fullmatch(r"[A-Z]+:[0-9]+", name) is not None
     projection.apply(
@@ -195,25 +229,30 @@ def _project(item: pystac.Item, geobox: GeoBox) -> None:
     )
 
 
-def _describe_file(asset: pystac.Asset, path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        asset.extra_fields |= {"file:size": path.stat().st_size, "file:checksum": SHA256 + digest}
+def describe_file(asset: pystac.Asset, path: Path) -> None:
+    """Give an asset the size and the checksum of its file; those of a store are of all its files."""
+    asset.extra_fields |= {"file:size": size_of(path), "file:checksum": SHA256 + digest_of(path)}
+    if path.is_dir():
+        asset.description = TREE
 
 
 def _describe_bands(item: pystac.Item, store: LabelStore, path: Path) -> None:
     item.stac_extensions.append(FileExtension.get_schema_uri())
-    labels = {"name": "labels", "data_type": store.dtype.name, "nodata": store.nodata}
-    confidence = {"name": "confidence", "data_type": "uint8", "nodata": CONFIDENCE_NODATA}
-    for name, bands in (("labels", [labels]), ("confidence", [confidence]), ("labels-zarr", [labels, confidence])):
+    both = bands_of(store)
+    for name, bands in (("labels", both[:1]), ("confidence", both[1:]), ("labels-zarr", both)):
         if name in item.assets:
             item.assets[name].extra_fields["bands"] = bands
     if "simulated" in item.assets:
-        item.assets["simulated"].extra_fields["bands"] = _bands_of(path / "simulated.tif")
+        item.assets["simulated"].extra_fields["bands"] = _simulated_bands(path / "simulated.tif")
 
 
-def _bands_of(path: Path) -> list[dict[str, Any]]:
+def bands_of(store: LabelStore) -> list[dict[str, Any]]:
+    """Return labels and confidence of a store as the bands of STAC."""
+    labels = {"name": "labels", "data_type": store.dtype.name, "nodata": store.nodata}
+    return [labels, {"name": "confidence", "data_type": "uint8", "nodata": CONFIDENCE_NODATA}]
+
+
+def _simulated_bands(path: Path) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as file:
@@ -238,43 +277,3 @@ def classes_of(legend: Legend, nodata: int, areas_m2: dict[int, float] | None = 
             found.properties["area_km2"] = areas_m2[each.id] / 1e6
         classes.append(found)
     return [*classes, Classification.create(value=nodata, name="nodata", title="No data", nodata=True)]
-
-
-def write_collection(folder: Path, store: str, runs: Sequence[tuple[datetime, str]], legend: Legend) -> Path:
-    """Describe a series in its ``collection.json``, with a link to the item of each run that has one.
-
-    Parameters
-    ----------
-    folder, store
-        Directory of the series, and the name of its store in it.
-    runs
-        Time and directory of each run, relative to `folder`.
-    legend
-        Classes of all dates.
-    """
-    grid = LabelStore.open(folder / store)
-    attrs: dict[str, Any] = dict(grid.group.attrs)
-    _, bbox = footprint(grid.geobox)
-    times = [time for time, _ in runs]
-    collection = pystac.Collection(
-        id=folder.name,
-        description="Texture classes of one area at several dates; the ids mean the same at all of them.",
-        title=str(attrs.get("title", folder.name)),
-        license=str(attrs.get("license", UNKNOWN_LICENCE)),
-        extent=pystac.Extent(
-            pystac.SpatialExtent([bbox or [-180.0, -90.0, 180.0, 90.0]]),
-            pystac.TemporalExtent([[min(times), max(times)]]),
-        ),
-    )
-    if "attribution" in attrs:
-        collection.extra_fields["attribution"] = attrs["attribution"]
-    asset = pystac.Asset(f"./{store}", title="All dates", media_type=ZARR.partition("; profile")[0], roles=["data"])
-    collection.add_asset("series", asset)
-    ClassificationExtension.ext(asset, add_if_missing=True).apply(classes_of(legend, grid.nodata))
-    for time, run in sorted(runs):
-        if (folder / run / ITEM).exists():
-            link = pystac.Link("item", Path(os.path.join(run, ITEM)).as_posix(), "application/geo+json")
-            link.title = time.isoformat(timespec="seconds")
-            collection.add_link(link)
-    write_json(folder / COLLECTION, collection.to_dict(include_self_link=False))
-    return folder / COLLECTION

@@ -11,17 +11,21 @@ import rasterio
 from pipeline.checksums import checksums, note_edit
 from pipeline.errors import InputError
 from pipeline.imagery import reopen_scene
+from pipeline.legend import Legend
 from pipeline.pixels import Scene
+from pipeline.quicklook import write_quicklook
 from pipeline.record import RunRecord
 from pipeline.report.contents import compile_contents
 from pipeline.report.render import MapData, render
 from pipeline.report.survey import Imagery, survey
 from pipeline.stac import ITEM, write_item
+from pipeline.stores import LabelStore
 from pipeline.workspace import RECORD
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
+QUICKLOOK = "quicklook.png"
 _CACHE_MB = 64
 PIXELS = '<script type="text/plain" id="image">'
 """What a page begins its imagery with."""
@@ -60,7 +64,7 @@ def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "
     """Make the report of a published run again, with its classes as they are named now.
 
     The imagery is read from where the run found it; where it is gone or has changed, the report does without it, and
-    says so.
+    says so. Where pixels may not be shown, the quicklook is drawn anew, too, with the map alone.
 
     Parameters
     ----------
@@ -93,6 +97,9 @@ def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "
         reason = f"This report shows no pixels of the imagery: {error}."
     before = checksums(directory)
     path = write_report(directory, record, Imagery(scene, shown, reason), title=title or directory.resolve().name)
+    if not shown and (directory / QUICKLOOK).exists():
+        store, legend = LabelStore.open(directory / "labels.zarr"), Legend.from_json(directory / "classes.json")
+        write_quicklook(store, legend, directory / QUICKLOOK, None)
     if (directory / ITEM).exists():
         write_item(directory)  # which holds the page's checksum
     note_edit(directory, "report", before, checksums(directory))

@@ -72,7 +72,7 @@ def test_levels_do_not_depend_on_how_they_are_made(tmp_path: Path) -> None:
     for work_px in (64, 256, 2048):
         store = filled(tmp_path / f"{work_px}.zarr", labels)
         set_legend(store.path, Legend.from_counts({0: 1, 1: 1, 7: 1}, names={7: "lake"}))
-        write_levels(LabelStore.open(store.path, "r+"), work_px=work_px)
+        write_levels(LabelStore.open(store.path), work_px=work_px)
         found = LabelStore.open(store.path).levels()
         assert len(found) == 2
         for level, reference in zip(found, expected, strict=True):

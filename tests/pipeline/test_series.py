@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from pipeline.record import Blocks
 from pipeline.series import append, open_series, parse_time, read_dates
 from pipeline.stores import LabelStore
 from tests.pipeline.published import UTM, publish
+from tests.pipeline.test_levels import slow_mode
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
@@ -36,9 +38,9 @@ def runs(tmp_path: Path) -> dict[str, Path]:
     return {name: publish(tmp_path / name, some_map(seed)) for seed, name in enumerate(["a", "b", "c", "d"])}
 
 
-def stacked(folder: Path) -> tuple[list[str], NDArray[np.uint8]]:
+def stacked(folder: Path, group: str | None = None) -> tuple[list[str], NDArray[np.uint8]]:
     """What a plain reader sees: the dates as they lie in the store, and their labels."""
-    with xr.open_zarr(folder / "series.zarr", mask_and_scale=False) as data:
+    with xr.open_zarr(folder / "series.zarr", group=group, mask_and_scale=False) as data:
         return [str(time)[:10] for time in data.time.values], data.labels.to_numpy()
 
 
@@ -93,6 +95,48 @@ def test_another_run_for_a_date_is_refused_or_takes_its_place(tmp_path: Path, ru
     np.testing.assert_array_equal(open_series(folder).labels[-1], some_map(1))
 
 
+@pytest.fixture
+def levels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Have levels of the small maps, too; for each the halving of the one before it, by the rule that `levels` has."""
+    monkeypatch.setattr("pipeline.levels.SMALLEST_PX", 10)
+    return [slow_mode, lambda labels: slow_mode(slow_mode(labels))]
+
+
+def test_levels_grow_with_the_dates(tmp_path: Path, runs: dict[str, Path], levels: list[Any]) -> None:
+    folder = tmp_path / "series"
+    for name, time in (("b", "2021-04"), ("a", "2021-03"), ("c", "2021-05")):
+        append(folder, runs[name], time)
+    append(folder, runs["d"], "2021-04", replace=True)
+    store = zarr.open_group(folder / "series.zarr", mode="r")
+    layout = store.attrs["multiscales"]["layout"]  # type: ignore[call-overload, index]
+    assert [each["asset"] for each in layout] == ["labels", "levels/1/labels", "levels/2/labels"]  # type: ignore[call-overload, index, union-attr]
+    maps = [some_map(0), some_map(3), some_map(2)]
+    for index, (max_px, coarsen) in enumerate(zip((20, 10), levels, strict=True), 1):
+        data = open_series(folder, max_px)
+        assert [str(time)[:7] for time in data.time.values] == ["2021-03", "2021-04", "2021-05"]
+        np.testing.assert_array_equal(data.labels, np.stack([coarsen(labels) for labels in maps]))
+        assert data.labels.dtype == np.uint8
+        assert data.labels.attrs["flag_meanings"] == "class_0 class_1 class_5"
+        assert data.rio.crs.to_epsg() == data.odc.geobox.crs.epsg == 32618
+        assert data.rio.transform() == data.odc.geobox.transform == UTM @ Affine.scale(2**index)
+        plain = xr.open_zarr(folder / "series.zarr", group=f"levels/{index}")
+        np.testing.assert_array_equal(plain.labels.sortby("time"), data.labels)
+    assert open_series(folder, 40).labels.shape == open_series(folder).labels.shape == (3, *SHAPE)
+    assert open_series(folder, 1).labels.shape == (3, 10, 8), "the coarsest"
+
+
+def test_a_series_that_was_begun_without_levels_gets_them(
+    tmp_path: Path, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "series"
+    append(folder, runs["a"], "2021-03")
+    monkeypatch.setattr("pipeline.levels.SMALLEST_PX", 20)
+    append(folder, runs["b"], "2021-04")
+    np.testing.assert_array_equal(open_series(folder).labels, np.stack([some_map(0), some_map(1)]))
+    expected = np.stack([slow_mode(some_map(0)), slow_mode(some_map(1))])
+    np.testing.assert_array_equal(open_series(folder, 20).labels, expected)
+
+
 STEPS: list[tuple[Any, str]] = [(os, "replace"), (Path, "rename"), (shutil, "rmtree"), (LabelStore, "read")]
 
 
@@ -138,21 +182,26 @@ def same(one: Any, other: Any) -> bool:
     return bool(one[0] == other[0] and np.array_equal(one[1], other[1]))
 
 
-def test_readers_see_the_old_or_the_new(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [None, "levels/1"])
+def test_readers_see_the_old_or_the_new(
+    levels: list[Any], change: Any, group: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, before, alter, after = change
+    if group is not None:
+        before, after = ((times, np.stack([levels[0](each) for each in labels])) for times, labels in (before, after))
     seen: list[str] = []
 
     def look(_: int) -> None:
         if not (folder / "series.zarr").exists():
             seen.append("absent")
             return
-        found = stacked(folder)
+        found = stacked(folder, group)
         seen.append("old" if same(found, before) else "new" if same(found, after) else "half")
 
     with monkeypatch.context() as patched:
         Watched(patched, look)
         alter()
-    assert same(stacked(folder), after)
+    assert same(stacked(folder, group), after)
     assert "half" not in seen
     assert seen == sorted(seen, key=["old", "absent", "new"].index)
     # A store takes the place of another in two renames; an append has no such moment.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from pystac.extensions.projection import ProjectionExtension
 from pystac.stac_object import STACObjectType
 from pystac.validation import JsonSchemaSTACValidator
 
+from pipeline.checksums import edited
 from pipeline.record import Input
 from pipeline.series import append
-from pipeline.stac import write_item
+from pipeline.stac import join_collection, write_item
 from tests.pipeline.published import UTM, publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
@@ -43,6 +45,19 @@ def check_core(path: Path, kind: STACObjectType) -> None:
     {STACObjectType.ITEM: stac_pydantic.Item, STACObjectType.COLLECTION: stac_pydantic.Collection}[kind].model_validate(
         found
     )
+
+
+def check_file(asset: pystac.Asset, path: Path) -> None:
+    """By the words that the asset of a folder says of its checksum, carried out by the programs that they name."""
+    found = FileExtension.ext(asset)
+    if path.is_file():
+        expected, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+    else:
+        command = str(asset.description).partition("writes it: ")[2]
+        listed = subprocess.run(["sh", "-c", command], cwd=path, capture_output=True, text=True, check=True)
+        expected = listed.stdout.split()[0]
+        size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    assert (found.checksum, found.size) == ("1220" + expected, size)
 
 
 def test_a_schema_that_is_broken_is_found(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
@@ -69,9 +84,7 @@ def test_item(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
         assert path.parent == moved
         assert path.exists()
         assert asset.roles
-        if path.is_file():
-            assert FileExtension.ext(asset).size == path.stat().st_size
-            assert FileExtension.ext(asset).checksum == "1220" + hashlib.sha256(path.read_bytes()).hexdigest()
+        check_file(asset, path)
     assert item.assets["labels-zarr"].media_type == "application/vnd.zarr; version=3; profile=multiscales"
     assert "cloud-optimized" in str(item.assets["labels"].media_type)
 
@@ -148,21 +161,127 @@ def test_times(tmp_path: Path, labels: NDArray[np.uint8], source: str, date: str
         assert (found["start_datetime"], found["end_datetime"]) == expected
 
 
-def test_collection(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
+def make_series(place: Path, labels: NDArray[np.uint8], **options: Any) -> Path:
+    """Three dates, of which the first has no item, moved as a whole to `place`; returns the collection."""
+    made = place.with_name("made")
     for name, time in (("b", "2021-04"), ("a", "2021-03"), ("no-item", "2021-05")):
-        run = publish(tmp_path / "runs" / name, labels)
+        run = publish(made / "runs" / name, labels, cogs=True, **options)
         if name != "no-item":
             write_item(run)
-        append(tmp_path / "series", run, time)
-    shutil.move(tmp_path / "runs", tmp_path / "new" / "runs")
-    shutil.move(tmp_path / "series", tmp_path / "new" / "series")
-    path = tmp_path / "new" / "series" / "collection.json"
+        append(made / "series", run, time)
+    shutil.move(made, place)
+    return place / "series" / "collection.json"
+
+
+def test_collection(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
+    path = make_series(tmp_path / "new", labels)
     check_core(path, STACObjectType.COLLECTION)
     collection = pystac.Collection.from_file(str(path))
-    assert [item.id for item in collection.get_items()] == ["a", "b"]
     assert collection.license == "CC-BY-4.0"
     assert collection.extra_fields["attribution"] == "Somebody 2026"
     assert [str(time)[:10] for time in collection.extent.temporal.intervals[0]] == ["2021-03-01", "2021-05-01"]
-    asset = collection.assets["series"]
-    assert Path(asset.get_absolute_href() or "") == tmp_path / "new" / "series" / "series.zarr"
-    assert [c.value for c in ClassificationExtension.ext(asset).classes or []] == [0, 2, 9, 255]
+    assert {name: asset.href for name, asset in collection.assets.items()} == {
+        "series": "./series.zarr",
+        "classes": "./classes.json",
+    }
+    for asset in collection.assets.values():
+        check_file(asset, Path(asset.get_absolute_href() or ""))
+    series = collection.assets["series"]
+    assert [c.value for c in ClassificationExtension.ext(series).classes or []] == [0, 2, 9, 255]
+    projection = ProjectionExtension.ext(series)
+    assert (projection.code, projection.shape) == ("EPSG:32618", [60, 40])
+    assert Affine(*(projection.transform or [])) == UTM
+    assert series.media_type == "application/vnd.zarr; version=3; profile=multiscales"
+
+
+def test_the_items_of_a_collection_lead_back_to_it(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
+    path = make_series(tmp_path / "new", labels)
+    items = list(pystac.Collection.from_file(str(path)).get_items())
+    assert [item.id for item in items] == ["a", "b"]
+    runs = [tmp_path / "new" / "runs" / name for name in "ab"]
+    for run, again in ((run, again) for run in runs for again in (False, True)):
+        if again:
+            write_item(run)
+        check_core(run / "item.json", STACObjectType.ITEM)
+        item = pystac.Item.from_file(str(run / "item.json"))
+        said = [(link.rel, link.href) for link in item.links if link.rel in {"collection", "parent", "root"}]
+        assert said == [(rel, "../../series/collection.json") for rel in ("collection", "parent", "root")]
+        assert item.collection_id == "series"
+        for found in (item.get_collection(), item.get_parent(), item.get_root()):
+            assert found is not None
+            assert (found.id, Path(found.get_self_href() or "")) == ("series", path)
+    assert not edited(runs[0])
+    join_collection(runs[0], None)
+    append(path.parent, publish(tmp_path / "new" / "runs" / "d", labels), "2021-06")
+    assert json.loads((runs[0] / "item.json").read_text())["collection"] == "series"
+    assert set(edited(runs[0])) == {"item.json"}, "noted as changed on purpose"
+
+    other = publish(tmp_path / "new" / "runs" / "c", labels)
+    write_item(other)
+    append(path.parent, other, "2021-03", replace=True)
+    left = json.loads((runs[0] / "item.json").read_text())
+    assert "collection" not in left
+    assert {link["rel"] for link in left["links"]} == {"derived_from"}
+    assert [item.id for item in pystac.Collection.from_file(str(path)).get_items()] == ["c", "b"]
+
+
+def test_an_item_that_cannot_be_written_is_told(
+    tmp_path: Path, labels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, content: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    run = publish(tmp_path / "run", labels)
+    write_item(run)
+    monkeypatch.setattr("pipeline.stac.write_json", refuse)
+    append(tmp_path / "series", run, "2021-03")
+    assert "run/item.json: does not link to its collection, it cannot be written (Permission denied)" in caplog.text
+    assert pystac.Collection.from_file(str(tmp_path / "series" / "collection.json")).get_item("run") is not None
+
+
+def test_extensions_of_a_collection_are_where_their_schemas_look_for_them(
+    tmp_path: Path, labels: NDArray[np.uint8]
+) -> None:
+    found = json.loads(make_series(tmp_path / "new", labels).read_text())
+    declared = {re.sub(r".*github.io/([a-z]+)/.*", r"\1", each) for each in found["stac_extensions"]}
+    text = json.dumps({name: found[name] for name in ("assets", "item_assets", "summaries", "providers")})
+    used = set(re.findall(r'"(proj|file|processing|classification):', text))
+    assert declared == {"projection", "classification", "processing", "file"}
+    assert used == {"proj", "file", "processing", "classification"}, "each that is declared is used"
+
+    assert found["summaries"]["proj:code"] == ["EPSG:32618"]
+    assert found["summaries"]["processing:level"] == ["L4"]
+    (software,) = found["summaries"]["processing:software"]
+    by_role = {role: each for each in found["providers"] for role in each["roles"]}
+    assert set(by_role) == {"licensor", "processor"}
+    assert by_role["licensor"]["name"] == "Somebody 2026"
+    made = by_role["processor"]
+    assert made["processing:level"] == "L4"
+    assert made["processing:software"] == software
+    assert software["ktextures"]
+    assert "model a" in made["processing:lineage"]
+
+    shared = found["item_assets"]
+    item = json.loads((tmp_path / "new" / "runs" / "a" / "item.json").read_text())
+    assert set(shared) == set(item["assets"])
+    for name, asset in shared.items():
+        assert (asset["type"], asset["roles"], asset["title"]) == tuple(
+            item["assets"][name][key] for key in ("type", "roles", "title")
+        )
+        assert not {"href", "file:checksum", "file:size"} & asset.keys(), "of one item alone"
+        assert ("proj:transform" in asset) == (name in {"labels", "labels-zarr", "confidence"})
+    classes = shared["labels"]["classification:classes"]
+    assert [each["value"] for each in classes] == [0, 2, 9, 255]
+    assert not {"count", "percentage"} & {key for each in classes for key in each}
+
+
+@pytest.mark.parametrize("crs", [None, "+proj=laea +lat_0=36 +lon_0=-75 +datum=WGS84 +units=m"])
+def test_a_collection_without_crs_or_with_one_that_has_no_code(
+    tmp_path: Path, labels: NDArray[np.uint8], crs: str | None
+) -> None:
+    path = make_series(tmp_path / "new", labels, crs=crs)
+    check_core(path, STACObjectType.COLLECTION)
+    found = json.loads(path.read_text())
+    assert "proj:code" not in found["summaries"]
+    assert ("proj:wkt2" in found["summaries"]) == ("proj:wkt2" in found["assets"]["series"]) == (crs is not None)
+    assert found["assets"]["series"]["proj:shape"] == [60, 40]

@@ -183,6 +183,102 @@ def test_classes_are_named_recoloured_and_merged_by_clicking_and_exported(
     }
 
 
+def test_outlines_of_blocks_lie_on_the_borders_of_the_blocks(opened: Open) -> None:
+    page = opened()
+    show_labels(page)
+    places = {"column": (128 / 340, 30.5 / 300), "row": (30.5 / 340, 128 / 300), "inside": (70.5 / 340, 70.5 / 300)}
+    before = {name: colour_at(page, *place) for name, place in places.items()}
+    page.check("#outlines")
+    settle(page)
+    shown = {name: colour_at(page, *place) for name, place in places.items()}
+    assert shown["inside"] == before["inside"]
+    for name in ("column", "row"):
+        assert min(shown[name][:3]) > 200 > min(before[name][:3]), "a light line over the colour of the class"
+    page.uncheck("#outlines")
+    settle(page)
+    assert {name: colour_at(page, *place) for name, place in places.items()} == before
+
+
+class Fingers:
+    """Touches of a phone, as the browser gets them from its screen; places are pixels from the middle of the map."""
+
+    def __init__(self, page: Any) -> None:
+        self.session = page.context.new_cdp_session(page)
+        box = page.locator("#canvas").bounding_box()
+        self.x, self.y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.scale = min(box["width"] / 340, box["height"] / 300)
+
+    def touch(self, kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": self.x + x, "y": self.y + y, "id": i} for i, (x, y) in enumerate(places)]
+        self.session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def move(self, *paths: tuple[tuple[float, float], tuple[float, float]], steps: int = 8) -> None:
+        """Move a finger along each path, all at the same time."""
+        self.touch("touchStart", *(begin for begin, _ in paths))
+        for step in range(1, steps + 1):
+            at = [tuple(a + (b - a) * step / steps for a, b in zip(*path, strict=True)) for path in paths]
+            self.touch("touchMove", *at)  # type: ignore[arg-type]
+        self.touch("touchEnd")
+
+
+def shown_at(page: Any, x: float, y: float) -> list[int]:
+    """Colour of the screen at pixels from the middle of the map."""
+    found: list[int] = page.evaluate(
+        """([x, y]) => { const canvas = document.querySelector("canvas"), box = canvas.getBoundingClientRect();
+        const ratio = canvas.width / box.width;
+        return [...canvas.getContext("2d").getImageData(Math.round((box.width / 2 + x) * ratio),
+        Math.round((box.height / 2 + y) * ratio), 1, 1).data]; }""",
+        [x, y],
+    )
+    return found
+
+
+def check_view(page: Any, made: Result, scale: float, moved: tuple[float, float]) -> None:
+    """Each place on the screen must show the class that a map of this scale, moved by so much, has there."""
+    labels, compared = made.labels.to_numpy(), 0
+    for dx in range(-100, 101, 25):
+        for dy in range(-100, 101, 25):
+            y, x = 150 + (dy - moved[1]) / scale, 170 + (dx - moved[0]) / scale
+            around = labels[max(0, int(y) - 2) : int(y) + 3, max(0, int(x) - 2) : int(x) + 3]
+            if around.size and around.min() == around.max() != 255:
+                assert shown_at(page, dx, dy) == rgb(made.legend[int(around[0, 0])].colour), f"at {dx}, {dy}"
+                compared += 1
+    assert compared >= 20
+
+
+def test_two_fingers_zoom_and_one_moves_the_map_on_a_phone(opened: Open, made: Result) -> None:
+    page = opened(390, has_touch=True, is_mobile=True, device_scale_factor=2)
+    show_labels(page)
+    page.locator("#stage").scroll_into_view_if_needed()
+    fingers = Fingers(page)
+    check_view(page, made, fingers.scale, (0, 0))
+    fingers.move(((-30, 0), (-75, 0)), ((30, 0), (75, 0)))
+    settle(page)
+    check_view(page, made, 2.5 * fingers.scale, (0, 0))
+    scrolled = page.evaluate("() => window.scrollY")
+    fingers.move(((0, 0), (40, -56)))
+    settle(page)
+    check_view(page, made, 2.5 * fingers.scale, (40, -56))
+    assert page.evaluate("() => window.scrollY") == scrolled, "a map that was zoomed keeps the drag for itself"
+    fingers.move(((-75, 0), (-10, 0)), ((75, 0), (10, 0)))
+    settle(page)
+    check_view(page, made, fingers.scale, (0, 0))
+    assert page.is_hidden("#inspector"), "to move is not to pick"
+
+
+def test_a_finger_on_the_whole_map_scrolls_the_page_and_a_tap_picks(opened: Open, made: Result) -> None:
+    page = opened(390, has_touch=True, is_mobile=True, device_scale_factor=2)
+    page.locator("#stage").scroll_into_view_if_needed()
+    before = page.evaluate("() => window.scrollY")
+    Fingers(page).move(((0, 60), (0, -120)), steps=12)
+    page.wait_for_function("(before) => window.scrollY > before + 50", arg=before)
+    page.locator("#stage").scroll_into_view_if_needed()
+    fingers = Fingers(page)
+    page.touchscreen.tap(fingers.x, fingers.y)
+    middle = int(made.labels.to_numpy()[150, 170])
+    assert page.get_attribute(f".legend [data-select='{middle}']", "aria-pressed") == "true"
+
+
 def test_what_the_page_exports_is_applied_to_all_outputs(opened: Open, run_copy: Path, tmp_path: Path) -> None:
     remake_report(run_copy)
     before = open_result(run_copy)

@@ -19,6 +19,8 @@ from hypothesis.extra import numpy as hnp
 from rasterio.io import MemoryFile
 from scipy import ndimage
 
+from flows.cli import main
+from pipeline.checksums import checksums, edited
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendClass
 from pipeline.report import remake_report
@@ -193,15 +195,31 @@ def test_a_run_that_may_not_show_pixels_shows_none_in_page_and_quicklook(made: R
     page = read(told.path / "report.html")
     assert "image" not in page.texts
     assert not [attrs for attrs in page.all("img") if "patch" in str(attrs.get("alt"))]
-    seen = []
-    for result in (told, made):
-        with rasterio.open(result.path / "quicklook.png") as file:
-            colours = {tuple(colour) for colour in file.read([1, 2, 3]).reshape(3, -1).T.tolist()}
-            known = {tuple(bytes.fromhex(each.colour[1:])) for each in result.legend.classes}
-            seen.append((file.width, colours - known))
-    (width, others), (wide, pixels) = seen
+    (width, others), (wide, pixels) = quicklook(told.path), quicklook(made.path)
     assert (width, wide) == (340, 680), "the scene stands beside the map only where it may be shown"
     assert len(others) <= 1 < len(pixels), "nodata has a colour of its own"
+
+
+@pytest.mark.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+def test_a_report_without_pixels_takes_them_out_of_all_that_was_published(made: Result, run_copy: Path) -> None:
+    assert main(["report", str(run_copy), "--no-pixels"]) == 0
+    width, others = quicklook(run_copy)
+    assert width == 340
+    assert len(others) <= 1
+    told = {"report.html", "quicklook.png", "item.json"}
+    assert set(edited(run_copy)) == told, "noted as changed on purpose"
+    item = json.loads((run_copy / "item.json").read_text())
+    digest = hashlib.sha256((run_copy / "quicklook.png").read_bytes()).hexdigest()
+    assert item["assets"]["quicklook"]["file:checksum"] == "1220" + digest
+    changed = {name for name, digest in checksums(run_copy).items() if checksums(made.path).get(name) != digest}
+    assert changed == told, "the rest never held any"
+
+
+def quicklook(run: Path) -> tuple[int, set[Any]]:
+    """Width of the picture, and its colours that are of no class."""
+    known = {tuple(bytes.fromhex(each.colour[1:])) for each in Legend.from_json(run / "classes.json").classes}
+    with rasterio.open(run / "quicklook.png") as file:
+        return file.width, {tuple(colour) for colour in file.read([1, 2, 3]).reshape(3, -1).T.tolist()} - known
 
 
 def test_a_report_is_made_again_like_the_first(run_copy: Path, made: Result) -> None:
