@@ -21,12 +21,13 @@ from pipeline.align.cut import compose, gather
 from pipeline.blocks import Block, BlockGrid, Index, Window
 from pipeline.costs import Costs
 from pipeline.errors import DamagedError
+from pipeline.metrics import count_classes
 from pipeline.plan import Plan
 from pipeline.stores import LabelStore, RawStore
 from pipeline.train import peak_rss_bytes
 from pipeline.workspace import read_json
 
-STAGE = "cut"
+STAGE, BEGUN = "cut", "begun"
 
 Labels = NDArray[np.uint8]
 
@@ -81,16 +82,17 @@ def is_assembled(plan: Plan, task: Task) -> bool:
 
 
 def erase_failed(plan: Plan, names: Iterable[str]) -> None:
-    """Make nodata of the cores that an earlier try put together of blocks that have failed now."""
+    """Make nodata of the cores of blocks that have failed, where any try has written into them."""
     store = None
     for name in names:
-        marker = plan.folders.marker(STAGE, name)
-        if marker.exists():
+        markers = [plan.folders.marker(stage, name) for stage in (STAGE, BEGUN)]
+        if any(marker.exists() for marker in markers):
             store = store or LabelStore.open(plan.folders.labels, mode="r+")
             iy, ix = name.split("_")
             core = plan.grid.block((int(iy), int(ix))).core
-            marker.unlink()
+            markers[0].unlink(missing_ok=True)
             store.write(core, np.full(core.shape, store.nodata, store.dtype), np.full(core.shape, NO_CLASS, np.uint8))
+            markers[1].unlink(missing_ok=True)
 
 
 def read_alignment(plan: Plan) -> Alignment | None:
@@ -139,12 +141,32 @@ def _translate(labels: Labels, margin: Labels, node: Node) -> tuple[Labels, Labe
 def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     """Write the labels and the confidence of one core, and mark it done."""
     block, grid, costs = task.block, plan.grid, Costs()
-    plan.folders.marker(STAGE, task.name).unlink(missing_ok=True)
+    begin_core(plan, task)
     with costs.computing("cut"), _healing(plan):
         labels, confidence = _join(grid, block, Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes))
-        counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+    return write_core(plan, task, labels, confidence, costs)
+
+
+def begin_core(plan: Plan, task: Task) -> None:
+    """Say that a core may hold anything from now on: it is not done, and is erased where its block fails."""
+    plan.folders.marker(STAGE, task.name).unlink(missing_ok=True)
+    plan.folders.mark(BEGUN, task.name, {})
+
+
+def write_core(plan: Plan, task: Task, labels: Labels, confidence: Labels, costs: Costs) -> dict[str, Any]:
+    """Write a core into the map, and mark it done; returns its record.
+
+    Parameters
+    ----------
+    labels, confidence
+        ``(y, x)`` uint8 of the core: global ids, and 0..200; both 255 where no class is.
+    costs
+        Of the block so far.
+    """
+    with costs.computing("cut"):
+        counts = count_classes(labels)
     with costs.moving("write"):
-        LabelStore.open(plan.folders.labels, mode="r+").write(block.core, labels, confidence)
+        LabelStore.open(plan.folders.labels, mode="r+").write(task.block.core, labels, confidence)
     record = {
         "pixels": int(counts.sum()),
         "counts": _sparse(counts),
@@ -152,7 +174,7 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
         "key": task.key,
         "costs": costs.to_json(),
     }
-    plan.folders.mark(STAGE, block.name, record)
+    plan.folders.mark(STAGE, task.name, record)
     return record
 
 

@@ -14,6 +14,8 @@ from pipeline.align.measure import measure
 from pipeline.blocks import Index, Window
 from pipeline.catalogue.members import MAX_PATCHES, MIN_PIXELS, join, measure_members, members_of
 from pipeline.catalogue.values import Members
+from pipeline.metrics import count_classes
+from pipeline.scaled import ScaledImage
 
 WINDOW_PX = 128
 """Side of a window of a sample: large enough for a texture to show, whole cells of a signature."""
@@ -23,7 +25,7 @@ ENOUGH_WINDOWS = 128
 _CELL_PX = 4
 _MARGIN_PX = 2 * _CELL_PX
 
-Image = NDArray[np.float32]
+Image = NDArray[np.float32] | ScaledImage
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -45,7 +47,7 @@ def describe_classes(
     """
     windows = choose_windows(labels, per_side) if per_side and labels.size >= SAMPLED_PX else []
     if not windows:
-        features, cell_valid = signature_features(image, valid)
+        features, cell_valid = signature_features(image[:, :], valid)
         whole = measure(index, labels, features, cell_valid)
         return whole, measure_members(whole, labels, features, cell_valid)
     parts = [(labels[w.slices], *_features(image, valid, w)) for w in windows]
@@ -58,7 +60,7 @@ def describe_classes(
     return whole, join([*members, members_of(whole, ~np.isin(whole.ids, seen))])
 
 
-def _features(image: Image, valid: Mask, window: Window) -> tuple[Image, Mask]:
+def _features(image: Image, valid: Mask, window: Window) -> tuple[NDArray[np.float32], Mask]:
     """Return the features of the cells of a window, which see the cells around it."""
     grown = window.expand(_MARGIN_PX, within=valid.shape)
     features, cell_valid = signature_features(image[grown.slices], valid[grown.slices])
@@ -85,7 +87,7 @@ def choose_windows(labels: Labels, per_side: int = MAX_PATCHES) -> list[Window]:
     height, width = labels.shape
     starts = [np.linspace(0, size - WINDOW_PX, per_side).astype(int).tolist() for size in (height, width)]
     spread = [_window(y, x, labels.shape) for y in starts[0] for x in starts[1]]
-    there = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+    there = count_classes(labels)
     counts = [np.bincount(labels[w.slices].ravel(), minlength=NO_CLASS + 1)[:NO_CLASS] for w in spread]
     rare = np.flatnonzero((there > 0) & (np.max(counts, axis=0) < MIN_PIXELS))
     chosen = [window for window, count in zip(spread, counts, strict=True) if count.any()]

@@ -19,6 +19,7 @@ from ktex_model.texture.prediction import SMALL_TILE_PX
 
 if TYPE_CHECKING:
     from pipeline.plan import ModelConfig
+    from pipeline.scaled import ScaledImage
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def train_in_memory(samples: list[Sample], config: ModelConfig, seed: int) -> Tr
 
 
 def predict_in_memory(
-    model: Model, image: NDArray[np.float32], valid: NDArray[np.bool_], inner: tuple[slice, slice]
+    model: Model, image: NDArray[np.float32] | ScaledImage, valid: NDArray[np.bool_], inner: tuple[slice, slice]
 ) -> Prediction:
     """Label the window `inner` of an image; where the device has no memory left, in two parts, and so on.
 
@@ -93,4 +94,6 @@ def predict_in_memory(
         )
         return Prediction(labels, margin)
 
-    return _smaller(lambda: model.predict(image, valid, inner), halved, f"a window of {inner}")
+    # Models look at windows of an image, and ask no more of it than one that is scaled on the way can give.
+    seen = cast("NDArray[np.float32]", image)
+    return _smaller(lambda: model.predict(seen, valid, inner), halved, f"a window of {inner}")

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid
@@ -22,7 +23,9 @@ from pipeline.stores import LEVELS, Labels, LabelStore, add_raster, consolidate,
 SMALLEST_PX = 512
 """Levels are made until one is no larger than that."""
 WORK_PX = 2048
-"""Side of what is reduced at once."""
+"""Side of what is read at once."""
+_STRIP_ROWS = 128
+"""Rows that are reduced at once: few enough for the processor's caches."""
 
 _RAW, _BLOB = "https://raw.githubusercontent.com", "https://github.com"
 
@@ -71,13 +74,24 @@ def reduce_mode(labels: Labels, nodata: int) -> Labels:
            [  3,   4]], dtype=uint8)
     """
     height, width = labels.shape
-    even = np.pad(labels, ((0, height % 2), (0, width % 2)), constant_values=nodata)
-    votes = np.stack([even[0::2, 0::2], even[0::2, 1::2], even[1::2, 0::2], even[1::2, 1::2]])
-    # How often each vote has been cast when it is: the first to reach the highest count wins.
-    reached = np.stack([(votes[: i + 1] == votes[i]).sum(axis=0, dtype=np.uint8) for i in range(4)])
-    reached[votes == nodata] = 0
-    found: Labels = np.take_along_axis(votes, reached.argmax(axis=0)[None], axis=0)[0]
-    return found
+    even: NDArray[Any] = labels
+    if height % 2 or width % 2:
+        even = np.pad(labels, ((0, height % 2), (0, width % 2)), constant_values=nodata)
+    strips = (even[y : y + _STRIP_ROWS] for y in range(0, height, _STRIP_ROWS))
+    return np.concatenate([_elect(strip, nodata) for strip in strips])
+
+
+def _elect(labels: NDArray[Any], nodata: int) -> NDArray[Any]:
+    """Return the mode of each 2 x 2 pixels of a map of even sides."""
+    votes = [np.ascontiguousarray(labels[y::2, x::2]) for y in (0, 1) for x in (0, 1)]
+    won, most = votes[0].copy(), (votes[0] != nodata).view(np.uint8)
+    for turn, vote in enumerate(votes[1:], 1):
+        # How often a class has been voted for when its turn comes: the first to reach the highest count wins.
+        count = (vote != nodata).view(np.uint8)
+        count = count + sum((vote == earlier).view(np.uint8) * count for earlier in votes[:turn])
+        np.copyto(won, vote, where=count > most)
+        most = np.maximum(most, count)
+    return won
 
 
 def write_levels(store: LabelStore, *, work_px: int = WORK_PX) -> None:

@@ -15,6 +15,7 @@ from pipeline.blocks import BlockGrid, Window
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 Read = Callable[[Window], Labels]
 _ASYMPTOTIC = 1_000_000
+_FEW_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,28 @@ def seams(read: Read, grid: BlockGrid, *, nodata: int = NO_CLASS) -> Seams:
         counts[0] += _line_counts(labels[:height], width, _near(core, grid, 1), nodata)
         counts[1] += _line_counts(labels[:, :width].T, height, _near(core, grid, 0), nodata)
     return _rates(counts)
+
+
+def count_classes(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how many pixels have each id, ``(255,)``; nodata is left out.
+
+    Examples
+    --------
+    >>> count_classes(np.array([[3, 3, 255]], np.uint8))[:5]
+    array([0, 0, 0, 2, 0])
+    """
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    counts: NDArray[np.int64] = np.zeros(NO_CLASS + 1, np.int64)
+    for number in (NO_CLASS, *range(_FEW_CLASSES)):  # to compare is so much faster than to count
+        counts[number] = np.count_nonzero(flat == number)
+    if counts.sum() == flat.size:
+        return counts[:NO_CLASS]
+    even = flat.size // 2 * 2
+    # Two pixels at a time: half as many numbers to count.
+    pairs = np.bincount(flat[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts[:] = pairs.sum(axis=0) + pairs.sum(axis=1)
+    counts[flat[even:]] += 1
+    return counts[:NO_CLASS]
 
 
 def overlap_disagreement(

@@ -218,6 +218,9 @@ class MosaicScene(SampledScene):
             if missing.any():
                 part = tile.placement.read(tile.file, rows[at[0]], columns[at[1]], step)
                 missing &= part.valid
+                alike = (part.data.shape, part.data.dtype) == (pixels.data.shape, pixels.data.dtype)
+                if alike and missing.all():
+                    return part  # one file is all there is to see
                 pixels.valid[at] |= missing
                 _fill(pixels.data[:, at[0], at[1]], part.data, missing)
         return pixels
@@ -234,6 +237,9 @@ class MosaicScene(SampledScene):
 
 
 def _fill(data: NDArray[Any], part: NDArray[Any], where: NDArray[np.bool_]) -> None:
+    if where.all():
+        data[: len(part)] = part
+        return
     for target, source in zip(data, part, strict=False):
         np.copyto(target, source, where=where)
 

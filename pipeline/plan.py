@@ -28,6 +28,7 @@ from pipeline.catalogue.base import stored_scaling
 from pipeline.errors import InputError
 from pipeline.models import ModelRef, find_model
 from pipeline.projection import BLOCK_SIDES, Projection, fit_block_px, machine_memory, project
+from pipeline.scaled import ScaledImage
 from pipeline.scene import InputFile, Pixels, Scene
 from pipeline.settings import Settings
 from pipeline.workspace import Folders
@@ -72,6 +73,14 @@ class Plan:
         return self.given is not None or self.settings.mode == "global"
 
     @property
+    def labels_at_once(self) -> bool:
+        """Whether the labels of a block are those of the map as soon as its model has given them.
+
+        So they are where one model serves all blocks, and no catalogue has to say first how its classes are called.
+        """
+        return self.one_model and self.settings.catalogue is None and not self.settings.simulated
+
+    @property
     def k(self) -> int:
         """Number of classes of each model."""
         return self.settings.k if self.given is None else self.given.k
@@ -114,7 +123,13 @@ class Plan:
 
     def image(self, pixels: Pixels) -> NDArray[np.float32]:
         """Scale pixels ``(band, y, x)`` for the model: ``(y, x, band)`` float32 in 0..1."""
-        return np.ascontiguousarray(np.moveaxis(self.scaling.apply(pixels.data), 0, -1), dtype=np.float32)
+        return self.scaled(pixels)[:, :]
+
+    def scaled(self, pixels: Pixels) -> ScaledImage:
+        """Return what `image` does, to be scaled window by window as it is looked at."""
+        if len(pixels.data) != self.scaling.bands:
+            raise ValueError(f"`pixels` must have {self.scaling.bands} bands; got {len(pixels.data)}")
+        return ScaledImage(pixels.data, self.scaling)
 
 
 def model_config(settings: Settings, bands: tuple[str, ...]) -> ModelConfig:

@@ -1,4 +1,8 @@
-"""Prediction: each block labels its wide window with its model, and leaves signatures of its classes."""
+"""Prediction: each block labels its wide window with its model, and leaves signatures of its classes.
+
+What it labels is raw, and put together with what its neighbours say in a later stage; where labels are those of the map
+at once, they are written into it here.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,14 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
+from pipeline.assemble import Task, begin_core, is_assembled, task_of, write_core
 from pipeline.blocks import Block, Index, Window
 from pipeline.catalogue.sites import see_sites, sites_of_block
 from pipeline.costs import Costs
 from pipeline.describe import describe_classes, windows_per_side
 from pipeline.gpu import predict_in_memory
 from pipeline.ground import keep_view
+from pipeline.metrics import count_classes
 from pipeline.models import load_model
 from pipeline.plan import Plan
 from pipeline.scene import Pixels
@@ -27,12 +33,12 @@ from pipeline.train import is_trained, peak_rss_bytes, train_block
 from pipeline.workspace import replace_arrays
 
 STAGE = "predict"
-SPECTRA_PX, SPECTRA_STEP, SPECTRA_LEAST = 1 << 20, 4, 1000
+SPECTRA_PX, SPECTRA_STEP, SPECTRA_LEAST = 1 << 20, 16, 1000
 """Of blocks of so many pixels one row in so many tells the mean spectra; all rows, of classes with fewer pixels."""
 
 
 def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
-    """Label one block: raw labels and margins to the store, signatures and sums to the marker's side.
+    """Label one block: labels and margins to the store, signatures and sums to the marker's side.
 
     The model is that of the block in ``local`` mode, the one model otherwise. A block whose core has no valid pixel
     leaves nothing but its marker.
@@ -44,6 +50,9 @@ def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
     record: dict[str, Any]
     if not pixels.valid[block.core.relative_to(block.read).slices].any():
         record = {"empty": True, "pixels": 0}
+        if plan.labels_at_once:
+            nothing = np.full(block.core.shape, NO_CLASS, np.uint8)
+            write_core(plan, core_task(plan, block), nothing, nothing, costs)
     else:
         record = _label(plan, block, pixels, costs)
         record |= {"seconds": time.perf_counter() - start, "peak_rss_bytes": peak_rss_bytes()}
@@ -61,7 +70,14 @@ def prediction_key(plan: Plan, block: Block) -> str:
 def is_predicted(plan: Plan, block: Block) -> bool:
     """Whether a block is labelled, from the files and by the model that it would be labelled with now."""
     found = plan.folders.done(STAGE, block.name)
-    return found is not None and found.get("key") == prediction_key(plan, block)
+    if found is None or found.get("key") != prediction_key(plan, block):
+        return False
+    return not plan.labels_at_once or is_assembled(plan, core_task(plan, block))
+
+
+def core_task(plan: Plan, block: Block) -> Task:
+    """Return the task of a core that is the map's as it was labelled."""
+    return task_of(plan, block, None, {block.index: prediction_key(plan, block)})
 
 
 def forget_prediction(plan: Plan, block: Block) -> None:
@@ -70,7 +86,10 @@ def forget_prediction(plan: Plan, block: Block) -> None:
     plan.folders.signature(block.name).unlink(missing_ok=True)
     plan.folders.members(block.name).unlink(missing_ok=True)
     plan.folders.view(block.name).unlink(missing_ok=True)
-    RawStore.open(plan.folders.raw, plan.grid).forget(block)
+    if plan.labels_at_once:
+        begin_core(plan, core_task(plan, block))
+    else:
+        RawStore.open(plan.folders.raw, plan.grid).forget(block)
 
 
 def train_and_predict(plan: Plan, block: Block) -> dict[str, Any]:
@@ -87,17 +106,19 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
     found = model_of(plan, block.name)
     if found is None:
         raise RuntimeError(f"block {block.name} must be trained before it is labelled")
-    with costs.moving("read"):
-        image = plan.image(pixels)
+    image = plan.scaled(pixels)
     wide = block.wide_in_read.slices
     with costs.computing("predict"):
         prediction = predict_in_memory(load_model(*found), image, pixels.valid, wide)
-    with costs.moving("write"):
-        RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
+    if plan.labels_at_once:
+        write_core(plan, core_task(plan, block), prediction.labels, prediction.margin, costs)
+    else:
+        with costs.moving("write"):
+            RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     with costs.computing("signature"):
         signature, members = describe_classes(
             block.index,
-            image[wide],
+            image.window(wide),
             pixels.valid[wide],
             prediction.labels,
             per_side=windows_per_side(len(plan.grid)) if plan.one_model else None,
@@ -135,7 +156,7 @@ def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, 
         ``pixels``, labelled in all; ``counts``, for each class; ``measured``, of how many of them are the ``sums``,
         ``(band, class)``.
     """
-    counts = np.bincount(labels.ravel(), minlength=NO_CLASS + 1)[:k]
+    counts = count_classes(labels)[:k]
     step = SPECTRA_STEP if labels.size >= SPECTRA_PX else 1
     seen = labels[::step]
     labelled = seen < k

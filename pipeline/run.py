@@ -20,7 +20,8 @@ import xarray as xr
 
 from ktex_model.radiometry import Scaling
 from pipeline.align import Overlap, align
-from pipeline.assemble import assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
+from pipeline.assemble import BEGUN, assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
+from pipeline.assemble import STAGE as CUT
 from pipeline.blocks import Block
 from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
 from pipeline.catalogue.store import CatalogueLock
@@ -354,7 +355,10 @@ def _predict(run: Run, engine: Engine, report: Report) -> None:
     if not plan.one_model:
         report(len(plan.grid), len(plan.grid))  # each was, as soon as its model was there
         return
-    _make_raw_store(plan)
+    if plan.labels_at_once:
+        _make_label_store(run)
+    else:
+        _make_raw_store(plan)
     books.reused = _each(
         run, engine, partial(predict_block, plan), plan.grid, len(plan.grid), report,
         is_done=partial(is_predicted, plan), enter=books.enter, stage_of=lambda _: "predict",
@@ -390,8 +394,8 @@ def _attach(run: Run, _: Engine, report: Report) -> None:
     report(1, 1)
 
 
-def _cut(run: Run, engine: Engine, report: Report) -> None:
-    plan, books = run.plan, run.books["cut"]
+def _make_label_store(run: Run) -> None:
+    plan = run.plan
     attrs = store_attributes(
         title="k-texture classes",
         sources=[file["path"] for file in run.manifest["inputs"]],
@@ -402,11 +406,17 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
         attribution=plan.settings.attribution,
     )
     if not plan.folders.labels.exists():
-        shutil.rmtree(plan.folders.marker("cut", "").parent, ignore_errors=True)
+        for stage in (CUT, BEGUN):
+            shutil.rmtree(plan.folders.marker(stage, "").parent, ignore_errors=True)
     _made_whole(
         plan.folders.labels,
         lambda path: create_labels(path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs),
     )
+
+
+def _cut(run: Run, engine: Engine, report: Report) -> None:
+    plan, books = run.plan, run.books["cut"]
+    _make_label_store(run)
     erase_failed(plan, run.failed)
     alignment, alive = read_vocabulary(plan), run.alive()
     keys = {block.index: prediction_key(plan, block) for block in alive}

@@ -49,8 +49,18 @@ def valid_from_samples(data: NDArray[Any], nodata: float | None) -> NDArray[np.b
     if data.dtype.kind == "f":
         valid &= np.isfinite(data).all(axis=0)
     if nodata is not None and not np.isnan(nodata):
-        valid &= (data != _as_dtype(nodata, data.dtype)).any(axis=0)
+        valid &= _any_differs(data, _as_dtype(nodata, data.dtype))
     return valid
+
+
+def _any_differs(data: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Return where a band differs from a value; bands are looked at until nothing more can."""
+    differs = np.zeros(data.shape[1:], np.bool_)
+    for band in data:
+        differs |= band != value
+        if differs.all():
+            break
+    return differs
 
 
 def _as_dtype(nodata: float, dtype: np.dtype[Any]) -> float:

@@ -117,8 +117,12 @@ def _dask_settings() -> dict[str, Any]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
-        # A look at every thread's stack a hundred times a second, which nobody asks for.
+        # A look at every thread's stack a hundred times a second, which nobody asks for; the other looks, by default 2
+        # to 50 times a second in each process, take a core some percent of its time.
         "distributed.worker.profile.enabled": False,
+        "distributed.worker.memory.monitor-interval": "500ms",
+        "distributed.admin.system-monitor.interval": "5s",
+        "distributed.admin.tick.interval": "500ms",
     }
 
 

@@ -14,9 +14,12 @@ from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import predict as predict_module
 from pipeline import run as run_module
-from pipeline.blocks import Block
+from pipeline.blocks import Block, Window
 from pipeline.plan import Plan
+from pipeline.results import open_result
 from pipeline.run import prepare
+from pipeline.stores import LabelStore
+from pipeline.workspace import Folders
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import GRID, shift, write_raster
 from tests.pipeline.test_run import content
@@ -88,7 +91,7 @@ def test_a_changed_file_costs_the_blocks_that_read_it(
     assert set(labelled["predict"]) == again
     assert len(trainings) == (len(NEAR) if mode == "local" else 0), "a model stays where what it was trained on stays"
     if mode == "global":
-        assert set(labelled["cut"]) == again, "blocks share nothing where one model serves all"
+        assert not labelled["cut"], "where one model serves all, labels are those of the map at once"
     fresh = segment(quads, settings, tmp_path / "fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
     assert [file.sha256 for file in result.record.inputs] == [file.sha256 for file in fresh.record.inputs]
@@ -185,3 +188,41 @@ def test_a_file_that_changes_under_way_is_never_published(
     segment(quads, settings, tmp_path / "out")
     segment(quads, settings, tmp_path / "fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_a_block_that_fails_half_written_shows_nothing_of_it_and_the_next_run_heals_it(
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(**SMALL, mode="global", sample_windows=1, sample_px=64)
+    quads = make_quads(tmp_path / "quads")
+    segment(quads, settings, tmp_path / "whole")
+    write = LabelStore.write
+
+    def half(store: LabelStore, window: Window, labels: Any, confidence: Any) -> None:
+        write(store, window, labels, confidence)
+        if (window.y0, window.x0) == (SIDE, SIDE) and (labels != 255).any():
+            raise OSError("disk on fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelStore, "write", half)
+        first = segment(quads, settings, tmp_path / "out")
+    assert (first.record.exit_code, first.record.blocks.failed_names) == (3, ["0001_0001"])
+    assert (first.labels.to_numpy() != 255).any()
+    labels, expected = first.labels.to_numpy(), open_result(tmp_path / "whole").labels.to_numpy().copy()
+    expected[SIDE : 2 * SIDE, SIDE : 2 * SIDE] = 255
+    np.testing.assert_array_equal(labels, expected)
+    assert segment(quads, settings, tmp_path / "out").record.state == "done"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_labels_go_straight_into_the_map_where_one_model_serves_all_and_no_catalogue_renames(
+    tmp_path: Path, trainings: list[str]
+) -> None:
+    quads, options = make_quads(tmp_path / "quads"), {**SMALL, "keep_work": True, "mode": "global"}
+    straight = segment(quads, Settings(**options), tmp_path / "straight")
+    assert not Folders(tmp_path / "straight").raw.exists()
+    matched = segment(quads, Settings(**options, catalogue=tmp_path / "catalogue"), tmp_path / "matched")
+    assert Folders(tmp_path / "matched").raw.exists()
+    for name in ("labels", "confidence"):
+        one, other = (getattr(result, name).to_numpy() for result in (straight, matched))
+        np.testing.assert_array_equal(one, other)
