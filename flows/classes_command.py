@@ -131,10 +131,10 @@ def _follow_up(directory: Path, runs: bool) -> int:
 
 def _remake_report(run: Path) -> int:
     """Make the report of a rewritten run anew, where it has one; pixels that were left out stay out."""
-    from pipeline.report import REPORT, remake_report, shows_pixels
+    from pipeline.report import follow_report
 
-    if (run / REPORT).exists():
-        page, reason = remake_report(run, pixels=None if shows_pixels(run / REPORT) else False)
+    if (made := follow_report(run)) is not None:
+        page, reason = made
         click.echo(f"written: {page}")
         if reason:
             click.echo(f"ktex: {reason}", err=True)

@@ -88,6 +88,11 @@ _WORK = _options(
         help="Catalogue of classes whose ids to go on with; begun where it is new. Or an earlier run.",
     ),
     click.option("--global-classes", type=int, metavar="N", help="Number of classes of the aligned map [found]."),
+    click.option(
+        "--label-dtype",
+        type=click.Choice(["uint8", "uint16"]),
+        help="Type of the labels: up to 255 ids in a catalogue's life, or up to 65,535 [uint8].",
+    ),
     click.option("--seed", type=int, metavar="N", help="Seed of the run [0]."),
     click.option("--license", metavar="ID", help="Licence of the outputs: an SPDX identifier, or proprietary."),
     click.option("--attribution", metavar="TEXT", help="Whom the sources want named; written into the outputs."),

@@ -58,24 +58,27 @@ def class_areas(read: Read, shape: tuple[int, int], transform: Affine, crs: CRS)
     Parameters
     ----------
     read
-        Returns the ``(y, x)`` uint8 values of a window of up to 5120 x 5120 pixels.
+        Returns the ``(y, x)`` uint8 or uint16 values of a window of up to 5120 x 5120 pixels.
     shape, transform, crs
         The grid of the map.
 
     Raises
     ------
     TypeError
-        Where the values are not uint8.
+        Where the values are neither.
     """
-    totals = np.zeros(256)
+    totals = np.zeros(65536)
     for block in BlockGrid(shape, REGION_PX):
         window = block.core
         areas, values = pixel_areas(transform, crs, window), read(window)
-        if values.dtype != np.uint8:
-            raise TypeError(f"`read` must return uint8; got {values.dtype}")
-        cell = np.arange(values.shape[1]) // CELL_PX * 256
+        if values.dtype not in (np.uint8, np.uint16):
+            raise TypeError(f"`read` must return uint8 or uint16; got {values.dtype}")
+        found = np.flatnonzero(np.bincount(values.ravel()))
+        place = np.zeros(int(found[-1]) + 1, np.int32)
+        place[found] = np.arange(len(found))
+        cell = np.arange(values.shape[1]) // CELL_PX * len(found)
         for row, strip in enumerate(areas):
-            part = values[row * CELL_PX : (row + 1) * CELL_PX]
-            counts = np.bincount((part + cell).ravel(), minlength=256 * strip.size)
-            totals += strip @ counts.reshape(strip.size, 256)
+            part = place[values[row * CELL_PX : (row + 1) * CELL_PX]]
+            counts = np.bincount((part + cell).ravel(), minlength=len(found) * strip.size)
+            totals[found] += strip @ counts.reshape(strip.size, len(found))
     return {value: float(area) for value, area in enumerate(totals) if area > 0}

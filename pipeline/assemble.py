@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,24 +23,31 @@ from pipeline.costs import Costs
 from pipeline.errors import DamagedError
 from pipeline.metrics import count_classes
 from pipeline.plan import Plan
-from pipeline.stores import LabelStore, RawStore
+from pipeline.stores import NODATA, Labels, LabelStore, RawStore
 from pipeline.train import peak_rss_bytes
 from pipeline.workspace import read_json
 
 STAGE, BEGUN = "cut", "begun"
 
-Labels = NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Node:
-    """How a block's local ids become global ones, and how far that is trusted (0..1, for each local id)."""
+    """How a block's local ids become global ones, and how far that is trusted (0..1, for each local id).
 
-    lookup: NDArray[np.uint8]
+    The table has the dtype of the labels, and their nodata where an id is not in use.
+    """
+
+    lookup: Labels
     posterior: NDArray[np.float32]
 
+    @property
+    def nodata(self) -> int:
+        """Label of pixels without class."""
+        return NODATA[self.lookup.dtype.name]
 
-_SAME = Node(np.arange(NO_CLASS, dtype=np.uint8), np.ones(NO_CLASS, dtype=np.float32))
+
+def _same(dtype: str) -> Node:
+    return Node(np.arange(NO_CLASS).astype(dtype), np.ones(NO_CLASS, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,10 @@ def task_of(plan: Plan, block: Block, alignment: Alignment | None, keys: Mapping
     neighbours = plan.grid.neighbours(block.index) if plan.grid.overlap_px else []  # else they share nothing
     around = [i for i in (block.index, *neighbours) if keys is None or i in keys]
     if alignment is None:
-        nodes = dict.fromkeys(around, _SAME)
+        nodes = dict.fromkeys(around, _same(plan.settings.label_dtype))
     else:
         known = (index for index in around if index in alignment.lookup)
-        nodes = {i: Node(alignment.lookup[i].astype(np.uint8), alignment.posterior[i]) for i in known}
+        nodes = {i: Node(alignment.lookup[i], alignment.posterior[i]) for i in known}
     digest = hashlib.sha256()
     for index, node in nodes.items():
         digest.update(f"{index} {(keys or {}).get(index)}".encode() + node.lookup.tobytes() + node.posterior.tobytes())
@@ -106,9 +113,9 @@ class Neighbourhood:
 
     def __init__(self, store: RawStore, grid: BlockGrid, nodes: dict[Index, Node]) -> None:
         self._store, self._grid, self._nodes = store, grid, nodes
-        self._seen: dict[Index, tuple[Labels, Labels] | None] = {}
+        self._seen: dict[Index, tuple[Labels, NDArray[np.uint8]] | None] = {}
 
-    def _of(self, index: Index) -> tuple[Labels, Labels] | None:
+    def _of(self, index: Index) -> tuple[Labels, NDArray[np.uint8]] | None:
         if index not in self._seen:
             raw = self._store.read(self._grid.block(index)) if index in self._nodes else None
             self._seen[index] = None if raw is None else _translate(*raw, self._nodes[index])
@@ -119,14 +126,14 @@ class Neighbourhood:
         found = self._of(index)
         return None if found is None else found[0]
 
-    def confidence(self, index: Index) -> Labels | None:
+    def confidence(self, index: Index) -> NDArray[np.uint8] | None:
         """Confidence of a block's wide window, 0..200; None where the block has none."""
         found = self._of(index)
         return None if found is None else found[1]
 
 
-def _translate(labels: Labels, margin: Labels, node: Node) -> tuple[Labels, Labels]:
-    lookup = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
+def _translate(labels: NDArray[np.uint8], margin: NDArray[np.uint8], node: Node) -> tuple[Labels, NDArray[np.uint8]]:
+    lookup = np.full(NO_CLASS + 1, node.nodata, node.lookup.dtype)
     lookup[: len(node.lookup)] = node.lookup
     if (node.posterior == 1).all():
         confidence = margin.copy()
@@ -143,7 +150,8 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     block, grid, costs = task.block, plan.grid, Costs()
     begin_core(plan, task)
     with costs.computing("cut"), _healing(plan):
-        labels, confidence = _join(grid, block, Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes))
+        around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
+        labels, confidence = _join(grid, block, around, np.dtype(plan.settings.label_dtype))
     return write_core(plan, task, labels, confidence, costs)
 
 
@@ -153,18 +161,21 @@ def begin_core(plan: Plan, task: Task) -> None:
     plan.folders.mark(BEGUN, task.name, {})
 
 
-def write_core(plan: Plan, task: Task, labels: Labels, confidence: Labels, costs: Costs) -> dict[str, Any]:
+def write_core(
+    plan: Plan, task: Task, labels: Labels, confidence: NDArray[np.uint8], costs: Costs
+) -> dict[str, Any]:
     """Write a core into the map, and mark it done; returns its record.
 
     Parameters
     ----------
     labels, confidence
-        ``(y, x)`` uint8 of the core: global ids, and 0..200; both 255 where no class is.
+        ``(y, x)`` of the core: ids, which are made as wide as those of the map, and 0..200; nodata where no class is.
     costs
         Of the block so far.
     """
     with costs.computing("cut"):
         counts = count_classes(labels)
+        labels = widened(labels, plan.settings.label_dtype)
     with costs.moving("write"):
         LabelStore.open(plan.folders.labels, mode="r+").write(task.block.core, labels, confidence)
     record = {
@@ -178,17 +189,34 @@ def write_core(plan: Plan, task: Task, labels: Labels, confidence: Labels, costs
     return record
 
 
-def _join(grid: BlockGrid, block: Block, around: Neighbourhood) -> tuple[Labels, Labels]:
+def widened(labels: Labels, dtype: str) -> Labels:
+    """Return labels in a type that is at least as wide as theirs; nodata becomes the nodata of that.
+
+    Examples
+    --------
+    >>> widened(np.array([[3, 255]], np.uint8), "uint16")
+    array([[    3, 65535]], dtype=uint16)
+    """
+    if labels.dtype == dtype:
+        return labels
+    wide: Any = labels.astype(dtype)
+    wide[labels == NODATA[labels.dtype.name]] = NODATA[dtype]
+    return cast(Labels, wide)
+
+
+def _join(
+    grid: BlockGrid, block: Block, around: Neighbourhood, dtype: np.dtype[Any]
+) -> tuple[Labels, NDArray[np.uint8]]:
     """Return labels and confidence of a core, each pixel from the block that owns it."""
+    nodata = NODATA[dtype.name]
     if not grid.overlap_px:  # nothing is shared, and so there is nothing to choose
-        found = around.labels(block.index), around.confidence(block.index)
-        labels, confidence = (np.full(block.core.shape, NO_CLASS, np.uint8) if a is None else a for a in found)
+        labels, confidence = around.labels(block.index), around.confidence(block.index)
+        if labels is None or confidence is None:
+            return np.full(block.core.shape, nodata, dtype), np.full(block.core.shape, NO_CLASS, np.uint8)
         return labels, confidence
-    owners = compose(grid, block.index, around.labels)
-    return (
-        gather(grid, block.index, owners, around.labels, NO_CLASS),
-        gather(grid, block.index, owners, around.confidence, NO_CLASS),
-    )
+    owners = compose(grid, block.index, around.labels, nodata=nodata)
+    joined: Any = gather(grid, block.index, owners, around.labels, nodata)
+    return joined, gather(grid, block.index, owners, around.confidence, NO_CLASS)
 
 
 @contextmanager
@@ -218,7 +246,8 @@ def _sparse(counts: NDArray[np.intp]) -> dict[str, int]:
 
 def straight_labels(plan: Plan, alignment: Alignment | None, window: Window) -> Labels:
     """Return the map as it is before the cut: each core as its own block labelled it, in global ids."""
-    labels = np.full(window.shape, NO_CLASS, dtype=np.uint8)
+    dtype = plan.settings.label_dtype
+    labels: Labels = np.full(window.shape, NODATA[dtype], dtype)
     store = RawStore.open(plan.folders.raw, plan.grid)
     for block in plan.grid.touching(window):
         nodes = task_of(plan, block, alignment).nodes

@@ -140,7 +140,9 @@ def _check_comparable(before: Result, after: Result, one: LabelStore, other: Lab
         )
     for store in (one, other):
         if store.dtype != np.uint8:
-            raise InputError(f"{store.path}: holds {store.dtype} labels; change is computed of uint8")
+            raise InputError(
+                f"{store.path}: holds {store.dtype} labels; change is computed of uint8 ones, with ids up to 254"
+            )
 
 
 def _count(

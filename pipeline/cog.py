@@ -69,7 +69,7 @@ def write_cog(
     path = Path(path)
     with filling_cog(path, _profile(store, variable), resampling=_RESAMPLING[variable], threads=threads) as target:
         if legend is not None:
-            target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba())})
+            target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba(store.dtype.name))})
         target.set_band_description(1, variable)
         target.update_tags(**(tags or {}))
         for window in store.strips():

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -104,10 +104,14 @@ def clean(
         }
         said = ", ".join(f"{name} {value}" for name, value in asdict(how).items())
         attrs["history"] = f"{source.group.attrs.get('history', '')}\ncleaned from {result.path.name}: {said}"
-        create_labels(folder / LABELS, source.geobox, chunk_px=source.chunk_px, dtype="uint8", attrs=attrs)
+        create_labels(folder / LABELS, source.geobox, chunk_px=source.chunk_px, dtype=_dtype(source), attrs=attrs)
         _clean_into(LabelStore.open(folder / LABELS, "r+"), source, folder, how, block_px, progress or _silent)
         _publish(folder, result, how, Path(out).absolute().name)
     return open_result(out)
+
+
+def _dtype(store: LabelStore) -> Literal["uint8", "uint16"]:
+    return "uint8" if store.dtype == np.uint8 else "uint16"
 
 
 def _silent(step: str, done: int, total: int) -> None:
@@ -119,7 +123,7 @@ def _clean_into(
 ) -> None:
     passes = [folder / "pass0.zarr", folder / "pass1.zarr"]
     for path in passes:
-        create_labels(path, source.geobox, chunk_px=source.chunk_px, attrs={})
+        create_labels(path, source.geobox, chunk_px=source.chunk_px, dtype=_dtype(source), attrs={})
     stores = [LabelStore.open(path, "r+") for path in passes]
     block_px = source.chunk_px * max(1, block_px // source.chunk_px)  # no chunk has two writers
     work: dict[str, Any] = {"nodata": source.nodata, "block_px": block_px}
@@ -162,7 +166,7 @@ def _publish(folder: Path, result: Result, how: CleanUp, name: str) -> None:
     verify_cog(folder / "labels.tif", store)
     write_cog(store, folder / "confidence.tif", variable="confidence", tags=tags)
     write_quicklook(store, legend, folder / "quicklook.png", None)
-    record, found = result.record, seams(store.read, grid_of(result.record.settings, store.shape))
+    record, found = result.record, seams(store.read, grid_of(result.record.settings, store.shape), nodata=store.nodata)
     pixels = [each.pixels for each in legend.classes]
     metrics = Metrics(
         pixels_valid=sum(pixels),

@@ -18,8 +18,11 @@ from pipeline.errors import InputError
 from pipeline.formats import require_version
 from pipeline.workspace import write_json
 
-MAX_CLASSES = 255
-"""Ids run from 0 to 254; 255 is nodata."""
+MAX_IDS = {"uint8": 255, "uint16": 65535}
+"""So many ids, from 0, labels of a type can hold; the next value is nodata."""
+
+PALETTE = 255
+"""Ids below have colours as far from each other as can be; those above only different ones."""
 
 FORMAT = "ktextures-classes"
 VERSION = 1
@@ -43,9 +46,13 @@ def _oklab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     return lab
 
 
+_LEVELS, _DARKEST, _SPACING, _STEP = 44, 44, 4, 32_749
+"""The lattice of the later colours: levels of a channel, the lowest, their distance, and the step from id to id."""
+
+
 @cache
 def _palette() -> tuple[str, ...]:
-    """Make the 255 colours; each after the eighth is the one farthest from all before it.
+    """Make the colours of the first 255 ids; each after the eighth is the one farthest from all before it.
 
     The candidates are a lattice in sRGB, without the very dark and the very light, which a map's frame or a
     transparent background would swallow. Distances are rounded, so that the last bit of a machine's arithmetic
@@ -65,7 +72,7 @@ def _palette() -> tuple[str, ...]:
     while True:
         new = _oklab(np.array(colours[-1:] if len(colours) > len(OKABE_ITO) else colours, np.uint8))
         nearest = np.minimum(nearest, np.linalg.norm(lab[:, None] - new[None], axis=2).min(axis=1).round(6))
-        if len(colours) == MAX_CLASSES:
+        if len(colours) == PALETTE:
             return tuple("#{:02X}{:02X}{:02X}".format(*colour) for colour in colours)
         colours.append(tuple(int(value) for value in lattice[np.argmax(nearest)]))
 
@@ -73,16 +80,24 @@ def _palette() -> tuple[str, ...]:
 def colour_of(class_id: int) -> str:
     """Return the colour of an id, ``#RRGGBB``: the same in every map, whatever other classes it holds.
 
-    Ids 0..7 have the colours of Okabe and Ito, safe for the colour-blind; the others follow by distance in OKLab.
+    Ids 0..7 have the colours of Okabe and Ito, safe for the colour-blind; those up to 254 follow by distance in OKLab;
+    those from 255 on, which only labels of uint16 have, walk through a lattice in sRGB and never come to one twice.
 
     Examples
     --------
     >>> colour_of(0), colour_of(4)
     ('#E69F00', '#0072B2')
     """
-    if not 0 <= class_id < MAX_CLASSES:
-        raise ValueError(f"`class_id` must be 0..{MAX_CLASSES - 1}; got {class_id}")
-    return _palette()[class_id]
+    if not 0 <= class_id < MAX_IDS["uint16"]:
+        raise ValueError(f"`class_id` must be 0..{MAX_IDS['uint16'] - 1}; got {class_id}")
+    if class_id < PALETTE:
+        return _palette()[class_id]
+    # Neither the number of levels nor their product has a factor in common with the step.
+    place, channels = (class_id - PALETTE) * _STEP % _LEVELS**3, []
+    for _ in range(3):
+        place, level = divmod(place, _LEVELS)
+        channels.append(_DARKEST + _SPACING * level)
+    return "#{:02X}{:02X}{:02X}".format(*channels)
 
 
 def token(name: str) -> str:
@@ -104,7 +119,7 @@ class LegendClass:
     Attributes
     ----------
     id
-        Its value in the rasters, 0..254.
+        Its value in the rasters, 0..254, or 0..65534 where they are uint16.
     name
         For people; ``class <id>`` where none was given. One printable line.
     colour
@@ -135,8 +150,8 @@ class LegendClass:
     last_seen: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.id < MAX_CLASSES:
-            raise ValueError(f"class id must be 0..{MAX_CLASSES - 1}; got {self.id}")
+        if not 0 <= self.id < MAX_IDS["uint16"]:
+            raise ValueError(f"class id must be 0..{MAX_IDS['uint16'] - 1}; got {self.id}")
         object.__setattr__(self, "name", self.name.strip() or f"class {self.id}")
         object.__setattr__(self, "colour", self.colour.upper() or colour_of(self.id))
         if not self.name.isprintable():
@@ -292,9 +307,9 @@ class Legend:
         """Return the colour of a class of this legend, or the default one of an id that it does not hold."""
         return next((each.colour for each in self.classes if each.id == class_id), colour_of(class_id))
 
-    def rgba(self) -> NDArray[np.uint8]:
-        """Return the colour table ``(256, 4)`` uint8: opaque for ids of the legend, transparent elsewhere."""
-        table = np.zeros((256, 4), np.uint8)
+    def rgba(self, dtype: str = "uint8") -> NDArray[np.uint8]:
+        """Return the colours of all values of labels ``(256 or 65536, 4)`` uint8: transparent but for the classes."""
+        table = np.zeros((np.iinfo(dtype).max + 1, 4), np.uint8)
         for each in self.classes:
             table[each.id] = [*bytes.fromhex(each.colour[1:]), 255]
         return table

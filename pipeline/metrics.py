@@ -77,8 +77,8 @@ def seams(read: Read, grid: BlockGrid, *, nodata: int = NO_CLASS) -> Seams:
     return _rates(counts)
 
 
-def count_classes(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return how many pixels have each id, ``(255,)``; nodata is left out.
+def count_classes(labels: Labels) -> NDArray[np.int64]:
+    """Return how many pixels have each id, ``(255,)``, or ``(65535,)`` of labels of uint16; nodata is left out.
 
     Examples
     --------
@@ -86,6 +86,8 @@ def count_classes(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     array([0, 0, 0, 2, 0])
     """
     flat = np.ascontiguousarray(labels).reshape(-1)
+    if flat.dtype != np.uint8:
+        return np.bincount(flat, minlength=65536)[:65535].astype(np.int64)
     counts: NDArray[np.int64] = np.zeros(NO_CLASS + 1, np.int64)
     for number in (NO_CLASS, *range(_FEW_CLASSES)):  # to compare is so much faster than to count
         counts[number] = np.count_nonzero(flat == number)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment
 from pipeline.areas import class_areas
 from pipeline.assemble import straight_labels
@@ -29,7 +28,7 @@ from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, RunRecord, Stage, make_record
 from pipeline.simulation import SIMULATED, verify_simulated, write_simulated
-from pipeline.stores import LabelStore, set_legend
+from pipeline.stores import NODATA, LabelStore, set_legend
 from pipeline.workspace import read_json, write_json
 
 if TYPE_CHECKING:
@@ -96,9 +95,10 @@ def tags_of(plan: Plan) -> dict[str, str]:
 
 def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> Legend:
     """Sum what the blocks counted: pixels of the published labels, mean spectra of the pixels as first labelled."""
-    pixels = np.zeros(NO_CLASS + 1, dtype=np.int64)
-    counted = np.zeros(NO_CLASS + 1)
-    sums = np.zeros((len(plan.scene.bands), NO_CLASS + 1))
+    nodata = NODATA[plan.settings.label_dtype]
+    pixels = np.zeros(nodata + 1, dtype=np.int64)
+    counted = np.zeros(nodata + 1)
+    sums = np.zeros((len(plan.scene.bands), nodata + 1))
     for block in blocks:
         for class_id, count in (plan.folders.done("cut", block.name) or {}).get("counts", {}).items():
             pixels[int(class_id)] += count
@@ -108,7 +108,7 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
             np.add.at(counted, ids, said["measured"])
             for band, values in zip(sums, said["sums"], strict=True):
                 np.add.at(band, ids, values)
-    used = [int(i) for i in np.flatnonzero(pixels[:NO_CLASS])]
+    used = [int(i) for i in np.flatnonzero(pixels[:nodata])]
     known = () if alignment is None else alignment.classes
     signatures = {each.id: each.signature for each in known if each.signature}
     return Legend.from_counts(
@@ -119,7 +119,7 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
 
 
 def _global_ids(plan: Plan, alignment: Alignment | None, block: Block) -> NDArray[np.intp]:
-    ids = np.full(plan.k, NO_CLASS, dtype=np.intp)
+    ids = np.full(plan.k, NODATA[plan.settings.label_dtype], dtype=np.intp)
     if alignment is None:
         return np.arange(plan.k)
     lookup = alignment.lookup[block.index]
@@ -129,11 +129,11 @@ def _global_ids(plan: Plan, alignment: Alignment | None, block: Block) -> NDArra
 
 def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore) -> Metrics:
     """Compute the figures of the record from the labels as they were written."""
-    after: Seams = seams(store.read, plan.grid)
+    after: Seams = seams(store.read, plan.grid, nodata=store.nodata)
     before = None
     found = read_json(plan.folders.alignment)
     if alignment is not None and not plan.one_model and len(plan.grid) > 1:
-        before = seams(lambda window: straight_labels(plan, alignment, window), plan.grid)
+        before = seams(lambda window: straight_labels(plan, alignment, window), plan.grid, nodata=store.nodata)
     return Metrics(
         pixels_valid=sum(each.pixels for each in legend.classes),
         pixels_per_second=None,

@@ -92,9 +92,7 @@ def write_quicklook(
     strangers = sorted(set(np.unique(labels).tolist()) - {*legend.ids, store.nodata})
     if strangers:
         raise ValueError(f"`legend` must hold every id of the map; {strangers} are not in it")
-    table = np.zeros((np.iinfo(labels.dtype).max + 1, 4), np.uint8)
-    table[:255] = legend.rgba()[:255]
-    picture = table[labels]
+    picture = legend.rgba(labels.dtype.name)[labels]
     if scene_overview_rgb is not None:
         picture = np.hstack([_fitted(scene_overview_rgb, labels.shape), picture])
     _write_png(picture, Path(path))

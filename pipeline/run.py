@@ -410,7 +410,13 @@ def _make_label_store(run: Run) -> None:
             shutil.rmtree(plan.folders.marker(stage, "").parent, ignore_errors=True)
     _made_whole(
         plan.folders.labels,
-        lambda path: create_labels(path, plan.scene.geobox, chunk_px=plan.settings.fitted_chunk_px, attrs=attrs),
+        lambda path: create_labels(
+            path,
+            plan.scene.geobox,
+            chunk_px=plan.settings.fitted_chunk_px,
+            dtype=plan.settings.label_dtype,
+            attrs=attrs,
+        ),
     )
 
 

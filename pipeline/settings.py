@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError
+from pipeline.legend import MAX_IDS
 
 _HOW = frozenset({"fit_block", "engine", "workers", "scheduler", "resources", "retries", "block_hours", "keep_work"})
 """Fields that say how a run is carried out. They cannot change its result, so its digest leaves them out."""
@@ -33,6 +34,9 @@ class Settings(BaseModel):
         the whole scene.
     bands
         Band map, by name or explicit (``R=3,G=2,B=1,N=4,alpha=5``); None takes what the files say unambiguously.
+    label_dtype
+        Type of the published labels: ``uint8`` (nodata 255) for up to 255 ids in a catalogue's life, ``uint16`` (nodata
+        65535) for up to 65,535.
     block_px, chunk_px
         Side of a block's core, and of the chunks of the stores; the first is a multiple of the second. ``auto`` takes
         the largest side with which the workers fit into this machine's memory.
@@ -82,6 +86,7 @@ class Settings(BaseModel):
     preset: Literal["texture", "paper"] = "texture"
     mode: Literal["local", "global"] = "local"
     bands: str | None = None
+    label_dtype: Literal["uint8", "uint16"] = "uint8"
     block_px: int = Field(2048, ge=64)
     chunk_px: int = Field(512, ge=16)
     overlap_px: int = Field(32, ge=4)
@@ -95,7 +100,7 @@ class Settings(BaseModel):
     resampling: Literal["nearest", "bilinear"] = "nearest"
     model: Path | None = None
     catalogue: Path | None = None
-    global_classes: int | None = Field(None, ge=2, le=255)
+    global_classes: int | None = Field(None, ge=2, le=65535)
     sample_windows: int = Field(16, ge=1)
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)
@@ -144,6 +149,11 @@ class Settings(BaseModel):
             raise ValueError(f"overlap_px must be at most half of block_px={self.block_px}; got {self.overlap_px}")
         if self.mode == "global" and self.global_classes is not None:
             raise ValueError("global_classes belongs to mode 'local'; in mode 'global' the classes are the model's k")
+        if (self.global_classes or 0) > MAX_IDS[self.label_dtype]:
+            raise ValueError(
+                f"global_classes must be at most {MAX_IDS[self.label_dtype]}, as {self.label_dtype} labels hold; "
+                f"got {self.global_classes}; give --label-dtype uint16"
+            )
         return self
 
     @property

@@ -24,6 +24,9 @@ from pystac.extensions.classification import Classification, ClassificationExten
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
 from rasterio.errors import NotGeoreferencedWarning
+from shapely.affinity import translate
+from shapely.geometry import Polygon, box
+from shapely.geometry.polygon import orient
 
 from pipeline.checksums import digest_of, size_of
 from pipeline.dates import date_of_file
@@ -202,19 +205,34 @@ def period(date: str) -> tuple[datetime, datetime | None]:
 
 
 def footprint(geobox: GeoBox) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """Return the outline of a grid in degrees, and its bounds; None where it has no CRS."""
+    """Return the outline of a grid in degrees, and its bounds; None where it has no CRS.
+
+    A grid that crosses the antimeridian has two parts, and bounds whose west is greater than their east, as GeoJSON
+    has it.
+    """
     if geobox.crs is None:
         return None, None
     (height, width), steps = geobox.shape, np.linspace(0, 1, EDGE_POINTS)[:-1]
-    # Along each side, because a straight one bends when it is projected; anticlockwise, as GeoJSON has it.
+    # Along each side, because a straight one bends when it is projected.
     x = width * np.concatenate([0 * steps, steps, 1 + 0 * steps, 1 - steps])
     y = height * np.concatenate([steps, 1 + 0 * steps, 1 - steps, 0 * steps])
     a, b, c, d, e, f = tuple(geobox.transform)[:6]
     to_degrees = Transformer.from_crs(geobox.crs.proj, CRS(4326), always_xy=True)
     lon, lat = to_degrees.transform(a * x + b * y + c, d * x + e * y + f)
-    ring = [[float(value) for value in point] for point in zip(lon, lat, strict=True)]
-    bbox = [float(value) for value in (lon.min(), lat.min(), lon.max(), lat.max())]
-    return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}, bbox
+    # Along a small grid neighbours are near each other, also where the longitude jumps from 180 to -180.
+    lon = np.unwrap(np.asarray(lon), period=360)
+    lon -= 360 * np.floor((lon.min() + 180) / 360)
+    outline, west, east = Polygon(np.column_stack([lon, lat])), float(lon.min()), float(lon.max())
+    bounds = [west, float(lat.min()), east if east <= 180 else east - 360, float(lat.max())]
+    if east <= 180:
+        return {"type": "Polygon", "coordinates": _ring(outline)}, bounds
+    near, far = (outline.intersection(box(first, -90, first + 360, 90)) for first in (-180, 180))
+    return {"type": "MultiPolygon", "coordinates": [_ring(near), _ring(translate(far, xoff=-360))]}, bounds
+
+
+def _ring(outline: Polygon) -> list[list[list[float]]]:
+    """Return the coordinates of an outline anticlockwise, as GeoJSON has it."""
+    return [[[float(x), float(y)] for x, y in orient(outline).exterior.coords]]
 
 
 def project(projection: ProjectionExtension[Any], geobox: GeoBox) -> None:

@@ -217,7 +217,7 @@ class Alignment:
     @property
     def no_class(self) -> int:
         """The value that means no class in `lookup`."""
-        return NO_CLASS if len(self.classes) <= NO_CLASS else 65535
+        return 65535 if any(table.dtype == np.uint16 for table in self.lookup.values()) else NO_CLASS
 
     def apply(self, index: Index, labels: NDArray[np.uint8]) -> Ids:
         """Map local labels of a block; nodata stays nodata.

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import NO_CLASS
 from ktex_model.radiometry import Scaling
 from ktex_model.signature import SIGNATURE_VERSION
 from pipeline.align.values import Alignment, ClassSummary
@@ -23,7 +22,7 @@ from pipeline.catalogue.members import join, thin, whitening_of
 from pipeline.catalogue.sites import MAX_KEPT, fewest
 from pipeline.catalogue.values import Card, Catalogue, Members, RunEntry
 from pipeline.errors import RunFailedError
-from pipeline.legend import MAX_CLASSES, Legend, LegendClass
+from pipeline.legend import MAX_IDS, Legend, LegendClass
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,10 @@ class Attachment:
     shift: tuple[float, ...] = ()
     next_id: int = 0
 
-    def table(self) -> NDArray[np.uint8]:
-        """Return ``(256,)``: the catalogue's id for each id of the run; 255 where the run has none."""
-        table = np.full(NO_CLASS + 1, NO_CLASS, dtype=np.uint8)
+    def table(self, dtype: str = "uint8") -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return the catalogue's id for each id of the run, ``(256,)`` or ``(65536,)``; the last value where none."""
+        nodata = int(np.iinfo(dtype).max)
+        table: NDArray[np.uint8] | NDArray[np.uint16] = np.full(nodata + 1, nodata, dtype)
         for local, known in self.mapping.items():
             table[local] = known
         return table
@@ -83,7 +83,14 @@ def _numbered(record: Mapping[str, Any]) -> dict[int, Any]:
 
 
 def attach(
-    base: Catalogue | None, members: Members, used: Iterable[int], *, key: str, basis: str, model: str | None = None
+    base: Catalogue | None,
+    members: Members,
+    used: Iterable[int],
+    *,
+    key: str,
+    basis: str,
+    model: str | None = None,
+    dtype: str = "uint8",
 ) -> Attachment:
     """Decide which id each class of a run gets.
 
@@ -99,12 +106,36 @@ def attach(
         What names the run, and digest of how it numbered its own classes: the same run gets the same ids again.
     model
         Digest of the model where one served the whole scene: the same model's classes keep their ids.
+    dtype
+        Type of the labels, which the ids must fit in.
 
     Raises
     ------
     RunFailedError
         There are more classes than ids.
     """
+    found = _attach(base, members, used, key=key, basis=basis, model=model)
+    check_ids(found, dtype, begun=base is None)
+    return found
+
+
+def check_ids(attachment: Attachment, dtype: str, *, begun: bool) -> None:
+    """Raise RunFailedError where labels of a type cannot hold the ids of a run."""
+    most, highest = MAX_IDS[dtype], max(attachment.mapping.values(), default=-1)
+    if highest < most:
+        return
+    said = f"the {len(attachment.mapping)} classes of this run have ids up to {highest}"
+    wider = "give --label-dtype uint16, or " if dtype == "uint8" else ""
+    other = "" if begun else "begin a new catalogue, or "
+    raise RunFailedError(
+        f"{said}, and {dtype} labels can hold {most} ids; {wider}{other}make fewer classes with a smaller --k or "
+        "--global-classes"
+    )
+
+
+def _attach(
+    base: Catalogue | None, members: Members, used: Iterable[int], *, key: str, basis: str, model: str | None
+) -> Attachment:
     wanted = sorted(int(i) for i in used)
     if base is None:
         attachment = Attachment({i: i for i in wanted}, "begun", new=tuple(wanted))
@@ -135,11 +166,6 @@ def _settle(
         if local in given:
             mapping[local] = base.legend.current(given[local])
             continue
-        if next_id >= MAX_CLASSES:
-            raise RunFailedError(
-                f"the catalogue has given all {MAX_CLASSES} ids that uint8 labels can hold, and this run has new "
-                "classes; begin a new catalogue, or make fewer classes with a smaller --k or --global-classes"
-            )
         mapping[local] = next_id
         new.append(next_id)
         next_id += 1
@@ -160,8 +186,10 @@ def _median_shift(base: Catalogue, members: Members) -> tuple[float, ...]:
     return tuple(float(value) for value in np.median(moved, axis=0)) if moved else ()
 
 
-def rename(alignment: Alignment | None, attachment: Attachment, blocks: Sequence[Index], k: int) -> Alignment | None:
-    """Return the alignment in the ids of the catalogue.
+def rename(
+    alignment: Alignment | None, attachment: Attachment, blocks: Sequence[Index], k: int, dtype: str = "uint8"
+) -> Alignment | None:
+    """Return the alignment in the ids of the catalogue, and in the type of the labels.
 
     Parameters
     ----------
@@ -170,9 +198,10 @@ def rename(alignment: Alignment | None, attachment: Attachment, blocks: Sequence
     blocks, k
         The blocks that were labelled, and the number of classes of the one model.
     """
-    if all(local == known for local, known in attachment.mapping.items()):
+    fits = alignment is None or alignment.no_class == np.iinfo(dtype).max
+    if fits and all(local == known for local, known in attachment.mapping.items()):
         return alignment
-    table = attachment.table()
+    table = attachment.table(dtype)
     if alignment is None:
         ones = np.ones(k, dtype=np.float32)
         summaries = (ClassSummary(i, 0, len(blocks), ()) for i in sorted(set(attachment.mapping.values())))

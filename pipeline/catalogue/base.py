@@ -9,6 +9,7 @@ from ktex_model.signature import SIGNATURE_VERSION
 from pipeline.catalogue.store import is_new, read_catalogue
 from pipeline.catalogue.values import Card, Catalogue
 from pipeline.errors import InputError
+from pipeline.legend import MAX_IDS
 from pipeline.settings import Settings
 
 
@@ -36,6 +37,12 @@ def stored_scaling(settings: Settings, bands: tuple[str, ...], model: Scaling | 
     if base is None:
         return None
     card, where = base.card, f"--catalogue {settings.catalogue}"
+    highest = max((each.id for each in base.legend.everything), default=-1)
+    if highest >= MAX_IDS[settings.label_dtype]:
+        raise InputError(
+            f"{where}: has ids up to {highest}, and {settings.label_dtype} labels can hold "
+            f"{MAX_IDS[settings.label_dtype]}; give --label-dtype uint16"
+        )
     if fault := misfit(card, bands, model or card.scaling):
         raise InputError(f"{where}: {fault}")
     if "scaling" in settings.model_fields_set and settings.scaling != card.scaling.name:

@@ -12,13 +12,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
-from pipeline.legend import MAX_CLASSES, Legend, LegendClass, LegendMerge
+from pipeline.legend import MAX_IDS, Legend, LegendClass, LegendMerge
 
 EDITS_FORMAT = "ktextures-class-edits"
 EDITS_VERSION = 1
 _MAX_BYTES = 1 << 20
 
-Id = Annotated[int, Field(ge=0, lt=MAX_CLASSES, strict=True)]
+Id = Annotated[int, Field(ge=0, lt=MAX_IDS["uint16"], strict=True)]
 
 
 class Edit(BaseModel):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 
 from pipeline.catalogue.store import CLASSES
 from pipeline.checksums import checksums, note_edit
@@ -26,7 +25,7 @@ from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, RunRecord
 from pipeline.results import Result, open_result
 from pipeline.stac import write_item
-from pipeline.stores import LabelStore, set_legend
+from pipeline.stores import Labels, LabelStore, set_legend
 from pipeline.workspace import RECORD, Workspace, whole
 
 LABELS = "labels.zarr"
@@ -47,7 +46,7 @@ def rewrite_run(directory: Path, legend: Legend) -> None:
     record = result.record
     if record.state != "done":
         raise InputError(f"{directory}: the run is {record.state}; give its own command again, to complete it first")
-    table = remap(result.legend, legend)
+    table = remap(result.legend, legend, LabelStore.open(directory / LABELS).dtype.name)
     with Workspace(directory, {"key": record.key, "base": None}) as workspace:
         outputs = workspace.folders.outputs
         workspace.copy_published()
@@ -78,8 +77,8 @@ def _tags(directory: Path) -> dict[str, str]:
         return {name: value for name, value in old.tags().items() if name.startswith(("TIFFTAG_", "KTEX_"))}
 
 
-def remap(before: Legend, after: Legend) -> NDArray[np.uint8]:
-    """Return ``(256,)``: the id after all merges for each id before; nodata stays.
+def remap(before: Legend, after: Legend, dtype: str = "uint8") -> Labels:
+    """Return the id after all merges for each value of labels of a type, ``(256 or 65536,)``; nodata stays.
 
     >>> from pipeline.legend import LegendMerge
     >>> old = Legend.from_counts({0: 5, 3: 7})
@@ -87,7 +86,7 @@ def remap(before: Legend, after: Legend) -> NDArray[np.uint8]:
     >>> remap(old, new)[[0, 3, 255]].tolist()
     [0, 0, 255]
     """
-    table = np.arange(256, dtype=np.uint8)
+    table: Labels = np.arange(np.iinfo(dtype).max + 1).astype(dtype)
     for class_id in before.ids:
         table[class_id] = after.current(class_id)
     if strangers := sorted({int(table[i]) for i in before.ids} - set(after.ids)):
@@ -100,7 +99,7 @@ def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
     old = result.record.metrics
     if old is None:
         raise InputError(f"{result.path}: the run has no figures; run it to its end first")
-    found = seams(store.read, grid_of(result.record.settings, store.shape))
+    found = seams(store.read, grid_of(result.record.settings, store.shape), nodata=store.nodata)
     metrics = Metrics.model_validate(
         old.model_dump()
         | {

@@ -55,7 +55,9 @@ def attach_run(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block])
             raise RunFailedError(f"--catalogue {directory}: another run began it meanwhile; it {fault} (--fresh)")
         members = gather(plan, alignment, blocks)
         used = _used(plan, alignment, blocks)
-        attachment = attach(base, members, used, key=_key(plan), basis=_basis(plan), model=_model(plan))
+        attachment = attach(
+            base, members, used, key=_key(plan), basis=_basis(plan), model=_model(plan), dtype=plan.settings.label_dtype
+        )
         kept = thin(members)
         replace_arrays(plan.folders.members("attached"), kept.to_arrays())
         write_json(plan.folders.attachment, attachment.to_json())
@@ -138,7 +140,7 @@ def read_vocabulary(plan: Plan) -> Alignment | None:
     if attachment is None:
         raise RunFailedError(f"{plan.folders.root}: the classes have not been matched; the same command goes on")
     labelled = [block.index for block in plan.grid if plan.folders.signature(block.name).exists()]
-    return rename(read_alignment(plan), attachment, labelled, plan.k)
+    return rename(read_alignment(plan), attachment, labelled, plan.k, plan.settings.label_dtype)
 
 
 def _extended(plan: Plan, legend: Legend) -> tuple[Catalogue | None, Catalogue]:

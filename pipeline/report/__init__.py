@@ -7,11 +7,12 @@ the template, styles and scripts in ``page/``.
 
 from pipeline.report.stage import report_run
 from pipeline.report.survey import Imagery
-from pipeline.report.write import REPORT, remake_report, shows_pixels, write_report
+from pipeline.report.write import REPORT, follow_report, remake_report, shows_pixels, write_report
 
 __all__ = [
     "REPORT",
     "Imagery",
+    "follow_report",
     "remake_report",
     "report_run",
     "shows_pixels",

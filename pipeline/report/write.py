@@ -104,3 +104,11 @@ def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "
         write_item(directory)  # which holds the page's checksum
     note_edit(directory, "report", before, checksums(directory))
     return path, reason
+
+
+def follow_report(directory: Path, *, title: str = "") -> tuple[Path, str] | None:
+    """Make the report of a run that was changed anew, where it has one; pixels that were left out stay out."""
+    page = directory / REPORT
+    if not page.exists():
+        return None
+    return remake_report(directory, pixels=None if shows_pixels(page) else False, title=title)

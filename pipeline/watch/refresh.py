@@ -15,6 +15,7 @@ from pipeline.catalogue.rewrite import rewrite_run
 from pipeline.catalogue.store import read_catalogue
 from pipeline.catalogue.values import Catalogue
 from pipeline.ledger import Ledger
+from pipeline.report import follow_report
 from pipeline.results import open_result
 from pipeline.watch.config import WatchConfig
 from pipeline.watch.layout import Layout
@@ -120,6 +121,7 @@ def refresh(config: WatchConfig, *, apply: bool = False, ledger: Ledger | None =
                 followed = follow(open_result(run).legend, legend)
                 if followed != open_result(run).legend:
                     rewrite_run(run, followed)
+                    follow_report(run)
                     extend_series(layout, run, str(row.date))
                     book.restate(row.id, describe_result(run), f"followed the catalogue, {datetime.now(UTC):%F %T}")
                     done.rewritten.append(str(run))

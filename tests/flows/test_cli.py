@@ -20,6 +20,7 @@ from pipeline.settings import Settings
 
 CONTRACT = (
     "--out --k --preset --mode --bands --block-px --scaling --mask --aoi --date --model --catalogue --global-classes "
+    "--label-dtype "
     "--config --seed --workers --scheduler --fresh --overlap-rule --align --keep-work --engine --verbose"
 )
 HEAVY = ("tensorflow", "keras", "prefect", "dask", "distributed", "rasterio", "xarray", "zarr", "numpy", "pydantic")

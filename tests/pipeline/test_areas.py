@@ -72,6 +72,15 @@ def test_areas_of_classes_add_up_to_their_pixels(height: int, width: int, seed: 
         assert area == pytest.approx((values == value).sum() * pixel, rel=1e-3)
 
 
-def test_only_bytes_are_counted() -> None:
-    with pytest.raises(TypeError, match="`read` must return uint8; got uint16"):
-        class_areas(lambda window: np.zeros(window.shape, np.uint16), (4, 4), quad_transform(1308, 917), CRS(3857))  # type: ignore[arg-type, return-value]
+def test_wide_labels_have_the_areas_of_narrow_ones() -> None:
+    narrow = np.random.default_rng(0).choice(np.array([0, 3, 255], np.uint8), (150, 90))
+    wide = np.array([0, *[7] * 2, 40_000, *[7] * 251, 65535], np.uint16)[narrow]
+    grid = narrow.shape, quad_transform(1308, 917), CRS(3857)
+    found = class_areas(lambda window: narrow[window.slices], *grid)
+    same = class_areas(lambda window: wide[window.slices], *grid)
+    assert same == {0: found[0], 40_000: found[3], 65535: found[255]}
+
+
+def test_only_labels_are_counted() -> None:
+    with pytest.raises(TypeError, match="`read` must return uint8 or uint16; got int32"):
+        class_areas(lambda window: np.zeros(window.shape, np.int32), (4, 4), quad_transform(1308, 917), CRS(3857))

@@ -110,7 +110,7 @@ def test_edits_name_first_and_then_merge_wherever_they_stand(tmp_path: Path) -> 
         (edits({"id": 3}), "edits.0: class 3 is to get a name"),
         (edits({"id": "3", "name": "x"}), "edits.0.id: .*integer"),
         (edits({"id": True, "name": "x"}), "edits.0.id: .*integer"),
-        (edits({"id": 255, "name": "x"}), "edits.0.id: .*less than 255"),
+        (edits({"id": 65535, "name": "x"}), "edits.0.id: .*less than 65535"),
         (edits({"id": 3, "name": "x", "merge_into": 0}), "merged away"),
         (edits({"id": 3, "color": "#12345"}), "edits.0.color"),
         (edits({"id": 3, "name": "x", "pixels": 3}), "pixels: Extra"),

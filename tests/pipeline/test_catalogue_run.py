@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from numpy.typing import NDArray
 
 from ktex_model.texture import TextureConfig
@@ -17,7 +19,12 @@ from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import run as run_module
 from pipeline.catalogue import desk, stage
 from pipeline.catalogue.store import CatalogueLock, read_catalogue, write_catalogue
+from pipeline.cleanup import CleanUp
+from pipeline.derived import clean
 from pipeline.legend import Legend
+from pipeline.polygons import write_polygons
+from pipeline.report import remake_report
+from pipeline.series import append, open_series
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import write_raster
 
@@ -190,17 +197,89 @@ def test_what_does_not_fit_the_catalogue_is_refused_before_anything_is_written(t
         segment(tmp_path / "a.tif", Settings(**other), tmp_path / "four")
 
 
-def test_a_full_catalogue_says_so(tmp_path: Path) -> None:
-    make_scene(tmp_path / "a.tif", [1, 3, 5])
-    make_scene(tmp_path / "b.tif", [0, 3], seed=1)
-    catalogue = tmp_path / "catalogue"
-    segment(tmp_path / "a.tif", Settings(**GLOBAL, k=8, catalogue=catalogue), tmp_path / "one")
+def fill(catalogue: Path, next_id: int) -> None:
+    """Let a catalogue have given all ids up to one."""
     known = read_catalogue(catalogue)
     with CatalogueLock(catalogue, "test"):
-        object.__setattr__(known.legend, "next_id", 255)
+        object.__setattr__(known.legend, "next_id", next_id)
         write_catalogue(catalogue, known)
-    with pytest.raises(RunFailedError, match="has given all 255 ids"):
-        segment(tmp_path / "b.tif", Settings(**GLOBAL, k=8, seed=2, catalogue=catalogue), tmp_path / "two")
+
+
+@pytest.mark.parametrize("mode", ["local", "global"])
+def test_a_full_catalogue_says_so_and_wider_labels_go_on(tmp_path: Path, mode: str) -> None:
+    how = {**SMALL, "global_classes": 3, "k": 8} if mode == "local" else {**GLOBAL, "k": 8}
+    truth = make_scene(tmp_path / "a.tif", [1, 3, 5])
+    other = make_scene(tmp_path / "b.tif", [0, 3, 5], seed=1)
+    catalogue = tmp_path / "catalogue"
+    one = segment(tmp_path / "a.tif", Settings(**how, catalogue=catalogue), tmp_path / "one")
+    fill(catalogue, 255)
+    again = {**how, "seed": 2, "catalogue": catalogue}
+    message = r"have ids up to 255, and uint8 labels can hold 255 ids; give --label-dtype uint16, or begin a new"
+    with pytest.raises(RunFailedError, match=message):
+        segment(tmp_path / "b.tif", Settings(**again), tmp_path / "two")
+    wide = segment(tmp_path / "b.tif", Settings(**again, label_dtype="uint16"), tmp_path / "wide")
+    known = ids_of(one.labels.to_numpy(), truth)
+    expected = {0: 255, 3: known[3], 5: known[5]}
+    assert ids_of(wide.labels.to_numpy(), other) == expected
+    assert wide.labels.dtype == np.uint16
+    metrics = wide.record.metrics
+    assert metrics is not None
+    assert metrics.classes == 3
+    with pytest.raises(InputError, match=r"has ids up to 255, and uint8 labels can hold 255; give --label-dtype"):
+        segment(tmp_path / "a.tif", Settings(**again), tmp_path / "three")
+    assert not (tmp_path / "three").exists()
+    fill(catalogue, 65535)
+    make_scene(tmp_path / "c.tif", [1, 3, 7], seed=3)
+    with pytest.raises(RunFailedError, match=r"up to 6553\d, and uint16 labels can hold 65535 ids; begin a new"):
+        segment(tmp_path / "c.tif", Settings(**again, label_dtype="uint16"), tmp_path / "four")
+
+
+def test_wide_labels_are_published_like_narrow_ones(tmp_path: Path) -> None:
+    make_scene(tmp_path / "a.tif", [1, 3, 5])
+    truth = make_scene(tmp_path / "b.tif", [0, 3, 5], seed=1)
+    with rasterio.open(tmp_path / "b.tif", "r+") as file:
+        pixels = file.read(1)
+        pixels[:, :9] = 0
+        file.write(pixels, 1)
+    catalogue, out = tmp_path / "catalogue", tmp_path / "wide"
+    segment(tmp_path / "a.tif", Settings(**GLOBAL, k=8, catalogue=catalogue), tmp_path / "one")
+    fill(catalogue, 40_000)
+    how = {**SMALL, "global_classes": 3, "k": 8, "seed": 2, "catalogue": catalogue, "label_dtype": "uint16"}
+    segment(tmp_path / "b.tif", Settings(**how), out)
+    desk.rename_class(catalogue, 40_000, "Forest", "#0A0B0C")
+    assert desk.refresh(out, catalogue)
+    result = desk.open_result(out)
+    labels = result.labels.to_numpy()
+    assert (labels[:, :9] == 65535).all()
+    assert (labels[:, 9:][truth[:, 9:] == 0] == 40_000).all()
+    assert result.labels.rio.nodata == 65535
+    with xr.open_zarr(out / "labels.zarr") as plain:
+        assert (plain.labels.dtype, plain.confidence.dtype) == (np.uint16, np.uint8)
+        assert plain.labels.attrs["flag_values"] == result.legend.ids
+    with rasterio.open(out / "labels.tif") as cog:
+        np.testing.assert_array_equal(cog.read(1), labels)
+        assert (cog.nodata, cog.dtypes) == (65535, ("uint16",))
+        assert cog.colormap(1)[40_000] == (10, 11, 12, 255)
+    assert "<Category>Forest</Category>" in (out / "labels.tif.aux.xml").read_text()
+    assert 'value="40000" color="#0a0b0c" alpha="255" label="Forest"' in (out / "labels.qml").read_text()
+    item = json.loads((out / "item.json").read_text())["assets"]["labels"]
+    assert [(each["value"], each.get("nodata")) for each in item["classification:classes"]][-1] == (65535, True)
+    assert item["bands"] == [{"name": "labels", "data_type": "uint16", "nodata": 65535}]
+    assert result.record.metrics is not None
+    assert set(result.record.metrics.areas_m2 or {}) == {str(i) for i in result.legend.ids}
+    remake_report(out)
+    assert "Forest" in (out / "report.html").read_text("utf-8")
+    known = next(i for i in result.legend.ids if i < 255)
+    cleaned = clean(result, tmp_path / "clean", CleanUp(mmu_px=20))
+    assert cleaned.labels.dtype == np.uint16
+    assert set(np.unique(cleaned.labels.to_numpy()).tolist()) <= {*result.legend.ids, 65535}
+    write_polygons(result, tmp_path / "polygons.parquet")
+    assert set(gpd.read_parquet(tmp_path / "polygons.parquet")["class"]) == set(result.legend.ids)
+    append(tmp_path / "series", out, "2021-03")
+    assert open_series(tmp_path / "series").labels.dtype == np.uint16
+    desk.merge(catalogue, [40_000], known)
+    assert desk.refresh(out, catalogue)
+    np.testing.assert_array_equal(desk.open_result(out).labels, np.where(labels == 40_000, known, labels))
 
 
 def test_a_merge_rewrites_all_that_a_run_published(tmp_path: Path) -> None:

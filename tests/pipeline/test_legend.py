@@ -36,7 +36,13 @@ def test_neighbouring_ids_are_far_apart() -> None:
     assert apart.min() >= 40  # of 255, in some channel
 
 
-@pytest.mark.parametrize("class_id", [-1, 255])
+def test_every_id_of_uint16_has_a_colour_of_its_own() -> None:
+    colours = {colour_of(i) for i in range(65535)}
+    assert len(colours) == 65535
+    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)
+
+
+@pytest.mark.parametrize("class_id", [-1, 65535])
 def test_colour_of_refuses_other_ids(class_id: int) -> None:
     with pytest.raises(ValueError, match="must be 0"):
         colour_of(class_id)
@@ -58,6 +64,9 @@ def test_rgba_is_transparent_where_no_class_is() -> None:
     assert table.dtype == np.uint8
     assert table[2].tolist() == [1, 2, 255, 255]
     assert not np.delete(table, 2, axis=0).any()
+    wide = Legend((LegendClass(300, colour="#0102FF"),)).rgba("uint16")
+    assert (wide.shape, wide[300].tolist()) == ((65536, 4), [1, 2, 255, 255])
+    assert not np.delete(wide, 300, axis=0).any()
 
 
 @settings(deadline=None, max_examples=100)
@@ -96,7 +105,7 @@ def test_shares_are_of_the_valid_pixels() -> None:
         ({"classes": None}, "classes"),
         ({"classes": [{"id": 1, "hue": 3}]}, "classes.0.hue"),
         ({"classes": [{"id": "1"}]}, "classes.0.id"),
-        ({"classes": [{"id": 255}]}, "class id must be 0..254"),
+        ({"classes": [{"id": 65535}]}, "class id must be 0..65534"),
         ({"classes": [{"id": 2}, {"id": 1}]}, "must rise"),
         ({"classes": [{"id": 1, "colour": "red"}]}, "must be #RRGGBB"),
         ({"classes": [{"id": 1, "share": 2.0}]}, "share of 0..1"),

@@ -44,6 +44,14 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, message: s
     assert "\n" not in str(caught.value)
 
 
+def test_the_number_of_classes_fits_the_labels() -> None:
+    with pytest.raises(InputError, match="at most 255, as uint8 labels hold; got 256; give --label-dtype uint16"):
+        Settings.parse({"global_classes": 256})
+    assert Settings.parse({"global_classes": 256, "label_dtype": "uint16"}).label_dtype == "uint16"
+    with pytest.raises(InputError, match="label_dtype"):
+        Settings.parse({"label_dtype": "int16"})
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml: cannot be read"):
         Settings.read(tmp_path / "absent.yaml")

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pystac
 import pytest
+import shapely
 import stac_pydantic
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Geod
+from pyproj import CRS, Geod
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.stac_object import STACObjectType
 from pystac.validation import JsonSchemaSTACValidator
 
+from pipeline.areas import class_areas
 from pipeline.checksums import edited
 from pipeline.record import Input
 from pipeline.series import append
@@ -126,6 +128,42 @@ def test_footprint_is_where_the_pixels_are(tmp_path: Path, labels: NDArray[np.ui
     np.testing.assert_allclose(found["bbox"], [-75, bottom, east, top], atol=1e-7)
     ring = np.array(found["geometry"]["coordinates"][0])
     np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], found["bbox"], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", Affine(0.01, 0, 179.8, 0, -0.01, -16)),
+        ("EPSG:4326", Affine(0.01, 0, -180.2, 0, -0.01, -16)),
+        ("EPSG:32701", Affine(1000, 0, 160_000, 0, -1000, 8_230_000)),
+        ("EPSG:32701", Affine(1000, 0, 200_000, 0, 1000, 8_170_000)),
+    ],
+)
+def test_a_footprint_across_the_antimeridian_has_two_parts(
+    tmp_path: Path, labels: NDArray[np.uint8], crs: str, transform: Affine
+) -> None:
+    path = write_item(publish(tmp_path / "run", labels, crs=crs, transform=transform))
+    check_core(path, STACObjectType.ITEM)
+    found = json.loads(path.read_text())
+    west, south, east, north = found["bbox"]
+    crosses = west > east
+    assert found["geometry"]["type"] == ("MultiPolygon" if crosses else "Polygon")
+    shape = shapely.geometry.shape(found["geometry"])
+    assert shape.is_valid
+    low, bottom, high, top = shape.bounds
+    assert low >= -180
+    assert high <= 180
+    np.testing.assert_allclose([bottom, top], [south, north])
+    parts = list(shape.geoms) if crosses else [shape]
+    assert all(part.exterior.is_ccw for part in parts)
+    # The ellipsoid knows no antimeridian: both sides together are the area of the pixels.
+    geod = Geod(ellps="WGS84")
+    pixels = class_areas(lambda window: np.zeros(window.shape, np.uint8), labels.shape, transform, CRS(crs))[0]
+    assert sum(geod.geometry_area_perimeter(part)[0] for part in parts) == pytest.approx(pixels, rel=1e-3)
+    if crosses:
+        assert (low, high) == (-180, 180)
+        assert parts[0].bounds[0] == pytest.approx(west)
+        assert parts[1].bounds[2] == pytest.approx(east)
 
 
 def test_without_crs_or_with_one_that_has_no_code(tmp_path: Path, labels: NDArray[np.uint8]) -> None:

@@ -589,7 +589,12 @@ def test_dates_attach_to_a_catalogue_and_keep_their_ids(attached: WatchConfig, d
     assert refresh(attached).rewritten == [], "nothing to follow"
     gone, kept = sorted(shared)[-1], sorted(shared)[0]
     merge(attached.out / "catalogue", [gone], kept)
+    rename_class(attached.out / "catalogue", kept, "open water", None)
     assert len(refresh(attached).rewritten) == 2
+    for date in images:
+        page = (attached.out / "runs" / date / "report.html").read_text("utf-8")
+        assert f'data-name="{kept}">open water<' in page, "the report has the legend of the other outputs"
+        assert f'data-class="{gone}"' not in page
     after = open_result(attached.out / "runs" / "2012-07-31").labels.values
     np.testing.assert_array_equal(after, np.where(before == gone, kept, before))
     with xr.open_zarr(attached.out / "series.zarr", mask_and_scale=False) as series:

@@ -320,6 +320,25 @@ def test_pixels_that_were_left_out_stay_out_when_classes_change(run_copy: Path) 
     assert shows_pixels(run_copy / "report.html")
 
 
+def test_names_are_text_whatever_they_hold(opened: Open, run_copy: Path) -> None:
+    names = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "O'Brien & Söhne, 水田", "a" * 400]
+    for class_id, name in enumerate(names):
+        assert main(["classes", "name", str(run_copy), str(class_id), name]) == 0
+    page = opened(390, run_copy / "report.html")
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    for class_id, name in enumerate(names):
+        assert page.inner_text(f".legend [data-name='{class_id}']") == name
+        page.click(f".legend [data-select='{class_id}']")
+        assert page.input_value("#inspect-name") == name
+    assert page.locator("main img[src='x']").count() == 0
+    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+    assert max(box["height"] for box in (each.bounding_box() for each in page.locator(".legend li").all())) < 110
+    page.locator(".card select[data-id='1']").select_option("0")
+    assert page.locator(".card select[data-id='2'] option").all_inner_texts()[1] == f"Merge into {names[0]}"
+    assert dialogs == []
+
+
 def test_undo_and_redo_go_through_all_changes_and_a_reload_keeps_them(opened: Open, made: Result) -> None:
     page = opened()
     page.locator("input.name[data-id='0']").fill("Water")
