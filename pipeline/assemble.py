@@ -161,9 +161,7 @@ def begin_core(plan: Plan, task: Task) -> None:
     plan.folders.mark(BEGUN, task.name, {})
 
 
-def write_core(
-    plan: Plan, task: Task, labels: Labels, confidence: NDArray[np.uint8], costs: Costs
-) -> dict[str, Any]:
+def write_core(plan: Plan, task: Task, labels: Labels, confidence: NDArray[np.uint8], costs: Costs) -> dict[str, Any]:
     """Write a core into the map, and mark it done; returns its record.
 
     Parameters
@@ -201,7 +199,7 @@ def widened(labels: Labels, dtype: str) -> Labels:
         return labels
     wide: Any = labels.astype(dtype)
     wide[labels == NODATA[labels.dtype.name]] = NODATA[dtype]
-    return cast(Labels, wide)
+    return cast("Labels", wide)
 
 
 def _join(

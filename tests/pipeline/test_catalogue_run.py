@@ -234,6 +234,25 @@ def test_a_full_catalogue_says_so_and_wider_labels_go_on(tmp_path: Path, mode: s
         segment(tmp_path / "c.tif", Settings(**again, label_dtype="uint16"), tmp_path / "four")
 
 
+@pytest.mark.parametrize("how", [{**SMALL, "global_classes": 3}, {**GLOBAL, "block_px": 64}], ids=["local", "global"])
+def test_wide_labels_are_the_narrow_ones_widened(tmp_path: Path, how: dict[str, Any]) -> None:
+    make_scene(tmp_path / "a.tif", [1, 3, 5])
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        pixels = file.read(1)
+        pixels[:64, :64] = 0  # a whole block
+        pixels[100:110] = 0
+        file.write(pixels, 1)
+    narrow = segment(tmp_path / "a.tif", Settings(**how, k=8), tmp_path / "narrow")
+    wide = segment(tmp_path / "a.tif", Settings(**how, k=8, label_dtype="uint16"), tmp_path / "wide")
+    labels = narrow.labels.to_numpy()
+    expected = np.where(labels == 255, 65535, labels.astype(np.uint16))
+    assert (expected == 65535).sum() == 64 * 64 + 10 * 128
+    np.testing.assert_array_equal(wide.labels.to_numpy(), expected)
+    np.testing.assert_array_equal(wide.confidence.to_numpy(), narrow.confidence.to_numpy())
+    figures = [result.record.metrics.model_dump(exclude={"pixels_per_second"}) for result in (wide, narrow)]  # type: ignore[union-attr]
+    assert figures[0] == figures[1]
+
+
 def test_wide_labels_are_published_like_narrow_ones(tmp_path: Path) -> None:
     make_scene(tmp_path / "a.tif", [1, 3, 5])
     truth = make_scene(tmp_path / "b.tif", [0, 3, 5], seed=1)
