@@ -33,6 +33,7 @@ from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.results import LABELS, Result
 from pipeline.stores import LabelStore
+from pipeline.workspace import check_writable
 
 Read = Callable[[Window], NDArray[Any]]
 Patch = tuple[int, int]
@@ -252,13 +253,14 @@ def write_polygons(result: Result, path: str | Path, *, block_px: int = BLOCK_PX
     Raises
     ------
     InputError
-        The file's name ends otherwise, or its folder is not there.
+        The file's name ends otherwise, or its folder is not there or cannot be written.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise InputError(f"{path}: must end in {' or '.join(FORMATS)}; got {path.suffix or 'no ending'}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    check_writable(path.parent)
     store = LabelStore.open(result.path / LABELS)
     partial = path.with_name(f".partial-{path.name}")
     partial.unlink(missing_ok=True)

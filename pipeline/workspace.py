@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     yield partial
     os.replace(partial, path)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError where no file can be made in a folder: before the work whose result would go there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); have its permissions changed, or copy it first"
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

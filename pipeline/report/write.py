@@ -20,7 +20,7 @@ from pipeline.report.render import MapData, render
 from pipeline.report.survey import Imagery, survey
 from pipeline.stac import ITEM, write_item
 from pipeline.stores import LabelStore
-from pipeline.workspace import RECORD
+from pipeline.workspace import RECORD, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,12 @@ def remake_report(directory: Path, *, pixels: bool | None = None, title: str = "
     Raises
     ------
     InputError
-        There is no published run, or parts of it are missing.
+        There is no published run, parts of it are missing, or its directory cannot be written.
     """
     record = RunRecord.read(directory / RECORD)
     if not record.is_published:
         raise InputError(f"{directory}: the run in it is {record.state!r}, not published; end it, then make its report")
+    check_writable(directory)
     shown = bool(record.settings.get("show_pixels", True)) if pixels is None else pixels
     scene: Scene | None = None
     reason = ""

@@ -23,11 +23,12 @@ from flows.cli import main
 from pipeline.checksums import checksums, edited
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendClass
+from pipeline.polygons import write_polygons
 from pipeline.report import remake_report
 from pipeline.report.charts import draw_spectra, draw_trainings
 from pipeline.report.diagnostics import Curve, Diagnostics, Training
 from pipeline.report.views import fade
-from pipeline.results import Result
+from pipeline.results import Result, open_result
 from tests.pipeline.made_run import make_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -262,6 +263,18 @@ def test_what_is_missing_or_wrong_is_named(run_copy: Path, name: str, content: s
     with pytest.raises(InputError, match=match):
         remake_report(run_copy)
     assert (run_copy / "report.html").read_bytes() == before
+
+
+def test_a_directory_that_cannot_be_written_is_named(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipeline.workspace.tempfile.TemporaryFile", refuse)  # root may write everywhere
+    with pytest.raises(InputError, match=r"copy: cannot be written \(Permission denied\); have its permissions"):
+        remake_report(run_copy)
+    with pytest.raises(InputError, match=r"copy: cannot be written \(Permission denied\)"):
+        write_polygons(open_result(run_copy), run_copy / "polygons.gpkg")
+    assert not list(run_copy.glob("*.gpkg"))
 
 
 def test_diagnostics_survive_their_file(made: Result, tmp_path: Path) -> None:
