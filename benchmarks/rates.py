@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,14 +70,20 @@ def _median(work: Callable[[], None], clock: Clock, repeats: int) -> float:
 
 def count_work(network: Any) -> Work:
     """Count the work of one call of a functional model with one image."""
-    multiply_adds, numbers = 0, 0
+    multiply_adds, moved = 0, 0
     for layer in network.layers:
-        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-        out = int(np.prod(layer.output.shape[1:]))
-        if not inputs or layer.__class__.__name__ == "InputLayer":
+        if layer.__class__.__name__ == "InputLayer":
             continue
-        numbers += out + sum(int(np.prod(each.shape[1:])) for each in inputs)
+        moved += sum(_bytes(each) for tensors in (layer.input, layer.output) for each in _listed(tensors))
         if layer.__class__.__name__ == "Conv2D":
-            numbers += int(np.prod(layer.kernel.shape))
+            moved += 4 * int(np.prod(layer.kernel.shape))
             multiply_adds += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
-    return Work(multiply_adds, 4 * numbers)
+    return Work(multiply_adds, moved)
+
+
+def _listed(tensors: Any) -> Sequence[Any]:
+    return tensors if isinstance(tensors, list | tuple) else [tensors]
+
+
+def _bytes(tensor: Any) -> int:
+    return int(np.prod(tensor.shape[1:])) * (1 if tensor.dtype == "uint8" else 4)

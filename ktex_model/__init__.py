@@ -108,7 +108,8 @@ def load_config(directory: str | os.PathLike[str], digest: str | None = None) ->
 def _config_of(directory: str | os.PathLike[str], config: dict[str, Any]) -> PaperConfig | TextureConfig:
     module, name = _preset(config.get("preset"))
     try:
-        values: PaperConfig | TextureConfig = getattr(module, name.replace("Model", "Config"))(**config)
+        kind = getattr(module, name.replace("Model", "Config"))
+        values: PaperConfig | TextureConfig = kind(**{**kind.EARLIER, **config})
     except TypeError as error:
         raise ValueError(f"{os.fspath(directory)} must hold a config of this release; got {error}") from error
     return values

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 KERAS_WEIGHTS = "keras"
 NO_WEIGHTS = "none"
@@ -46,6 +48,9 @@ class PaperConfig:
     recompute_statistics
         Whether to set the statistics of prediction from all tiles at the end (not published).
     """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
+    """What models have whose record does not say it."""
 
     preset: str = "paper"
     k: int = 6

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from ktex_model.texture.assignment import Sight
-
-CONTEXT_PX = 36
-"""Receptive radius of the mask network; a multiple of its coarsest stride, no smaller than an impulse test finds."""
+from ktex_model.texture.network import DILATIONS, LATTICE_PX
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class TextureConfig:
         How often the marginals of a texture's levels are matched.
     texture_loops
         How often cells are assigned by the statistics of generated textures.
+    dilations
+        Of the three residual convolutions of the mask network.
     """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"dilations": (2, 2, 1)}
+    """What models have whose record does not say it."""
 
     k: int
     bands: int
@@ -70,9 +75,13 @@ class TextureConfig:
     texture_radius_px: int = 12
     texture_rounds: int = 2
     texture_loops: int = 1
+    dilations: tuple[int, ...] = DILATIONS
     preset: str = "texture"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))  # records hold lists
+        if len(self.dilations) != len(DILATIONS) or min(self.dilations) < 1:
+            raise ValueError(f"dilations must be {len(DILATIONS)} numbers of at least 1; got {self.dilations}")
         if not 2 <= self.k <= 128:
             raise ValueError(f"k must be 2 to 128; got {self.k}")
         if self.bands < 1:
@@ -103,5 +112,5 @@ class TextureConfig:
 
     @property
     def context_px(self) -> int:
-        """How far beyond a pixel the image can change its label."""
-        return CONTEXT_PX
+        """How far beyond a pixel the image can change its label: a multiple of the network's coarsest stride."""
+        return LATTICE_PX * (4 + sum(self.dilations))

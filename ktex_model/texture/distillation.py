@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import Sample
-from ktex_model.texture.config import CONTEXT_PX, TextureConfig
+from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
 from ktex_model.texture.network import Fitted, build, draw_weights, fold, has_gpu, inputs_of
 
 LABEL_SMOOTHING = 0.05
+
+STEPS_AT_ONCE = 20
+"""Steps that are taken without coming back to Python."""
 
 SCALING_CROPS = 8
 """From which the scale of the first weights is taken."""
@@ -27,20 +30,25 @@ class Student:
     ----------
     k, bands, crop_px
         Numbers of classes and bands, and the side of a crop.
+    dilations
+        Of the network.
     steps, learning_rate
         Steps over which the learning rate falls to 0 along a cosine.
     """
 
-    def __init__(self, k: int, bands: int, crop_px: int, steps: int, learning_rate: float) -> None:
+    def __init__(
+        self, k: int, bands: int, crop_px: int, dilations: tuple[int, ...], steps: int, learning_rate: float
+    ) -> None:
         import keras
 
         precision = "mixed_bfloat16" if has_gpu() else "float32"
-        inputs, logits = build(k, bands, (crop_px, crop_px), precision=precision)
+        inputs, logits = build(k, bands, (crop_px, crop_px), dilations, precision=precision)
         self.network = keras.Model(inputs, logits)
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self.network.compile(
             optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
+            steps_per_execution=STEPS_AT_ONCE,
         )
         # Built outside the graph: variables that are made while it is traced cost a second trace.
         self.network.optimizer.build(self.network.trainable_variables)
@@ -53,16 +61,18 @@ class Student:
         for variable, start in zip(self.network.optimizer.variables, self._optimizer_start, strict=True):
             variable.assign(start)
 
-    def learn(self, inputs: Floats, shares: Floats, known: Floats) -> float:
-        """Take one step; returns its loss."""
-        self.network.reset_metrics()
-        return float(self.network.train_on_batch(inputs, shares, sample_weight=known))
+    def learn(self, inputs: Floats, shares: Floats, known: Floats, batch: int) -> float:
+        """Take a step for each `batch` of crops; returns their mean loss."""
+        told = self.network.fit(inputs, shares, batch, sample_weight=known, shuffle=False, verbose=0)
+        return float(told.history["loss"][0])
 
 
 @lru_cache(maxsize=2)
-def get_student(k: int, bands: int, crop_px: int, steps: int, learning_rate: float) -> Student:
+def get_student(
+    k: int, bands: int, crop_px: int, dilations: tuple[int, ...], steps: int, learning_rate: float
+) -> Student:
     """Return the student of these settings, compiled once for each process."""
-    return Student(k, bands, crop_px, steps, learning_rate)
+    return Student(k, bands, crop_px, dilations, steps, learning_rate)
 
 
 def fit_network(
@@ -71,7 +81,7 @@ def fit_network(
     rotation: Rotation,
     config: TextureConfig,
     seed: int,
-    progress: Callable[[int, float], None],
+    progress: Callable[[float, int], None],
 ) -> tuple[Fitted, list[float]]:
     """Train the network to give the assigned classes.
 
@@ -86,41 +96,41 @@ def fit_network(
     config, seed
         Settings, and the seed of weights and crops.
     progress
-        Called with (steps done, loss).
+        Called with (mean loss, number of steps) for the steps just taken.
 
     Returns
     -------
-    The folded weights, and the loss of every step.
+    The folded weights, and the mean loss of every `STEPS_AT_ONCE` steps.
     """
-    student = get_student(config.k, config.bands, config.crop_px, config.steps, config.learning_rate)
+    student = get_student(config.k, config.bands, config.crop_px, config.dilations, config.steps, config.learning_rate)
     rng = np.random.default_rng((seed, 13))
     gain = (rotation.basis / rotation.scale).astype(np.float32)
     places = [np.flatnonzero(target >= 0) for target in targets]
 
-    def draw() -> tuple[Floats, Floats, Floats]:
-        x, shares, known = _batch(samples, targets, places, rotation, config, rng)
+    def draw(count: int) -> tuple[Floats, Floats, Floats]:
+        x, shares, known = _draw(samples, targets, places, rotation, config, rng, count)
         x[..., :-1] = x[..., :-1] @ gain
         return x, shares, known
 
-    first = np.concatenate([draw()[0] for _ in range(-(-SCALING_CROPS // config.batch))])
-    student.forget(np.random.default_rng((seed, 11)), first)
+    student.forget(np.random.default_rng((seed, 11)), draw(SCALING_CROPS)[0])
     losses: list[float] = []
-    for step in range(config.steps):
-        x, shares, known = draw()
-        losses.append(student.learn(x, shares, known))
-        progress(step + 1, losses[-1])
+    for done in range(0, config.steps, STEPS_AT_ONCE):
+        steps = min(STEPS_AT_ONCE, config.steps - done)
+        losses.append(student.learn(*draw(steps * config.batch), config.batch))
+        progress(losses[-1], steps)
     return fold(student.network, gain), losses
 
 
-def _batch(
+def _draw(
     samples: Sequence[Sample],
     targets: Sequence[NDArray[np.int64]],
     places: Sequence[NDArray[np.intp]],
     rotation: Rotation,
     config: TextureConfig,
     rng: np.random.Generator,
+    count: int,
 ) -> tuple[Floats, Floats, Floats]:
-    """Draw crops around random assigned pixels; beyond the sample there is fill, as there is in prediction.
+    """Draw `count` crops around random assigned pixels; beyond the sample there is fill, as there is in prediction.
 
     Returns
     -------
@@ -128,14 +138,15 @@ def _batch(
     what is known ``(n, y / 2, x / 2)``.
     """
     side = config.crop_px
-    x = np.zeros((config.batch, side, side, config.bands + 1), np.float32)
-    y = np.full((config.batch, side, side), -1, np.int64)
+    x = np.zeros((count, side, side, config.bands + 1), np.float32)
+    y = np.full((count, side, side), -1, np.int64)
     known = np.array([len(place) for place in places], np.float64)
-    for i in range(config.batch):
+    for i in range(count):
         which = int(rng.choice(len(samples), p=known / known.sum()))
         at = np.unravel_index(int(rng.choice(places[which])), targets[which].shape)
         corner = [
-            _corner(int(pixel), size, side, rng) for pixel, size in zip(at, samples[which].valid.shape, strict=True)
+            _corner(int(pixel), size, side, config.context_px, rng)
+            for pixel, size in zip(at, samples[which].valid.shape, strict=True)
         ]
         _paste(x[i], samples[which], corner, rotation.mean)
         _paste_classes(y[i], targets[which], corner)
@@ -161,10 +172,10 @@ def halve(classes: NDArray[np.int64], k: int) -> tuple[Floats, Floats]:
     return shares / np.maximum(known, 0.25)[..., None], known
 
 
-def _corner(pixel: int, size: int, side: int, rng: np.random.Generator) -> int:
+def _corner(pixel: int, size: int, side: int, context: int, rng: np.random.Generator) -> int:
     """Return an even corner of a crop that holds `pixel` and lies in the sample but for the context, if it can."""
     low, high = pixel - side + 2, pixel
-    inside_low, inside_high = -CONTEXT_PX, size - side + CONTEXT_PX
+    inside_low, inside_high = -context, size - side + context
     if inside_low <= inside_high:
         low, high = max(low, min(inside_low, high)), min(high, max(inside_high, low))
     return int(rng.integers(low // 2, high // 2 + 1)) * 2

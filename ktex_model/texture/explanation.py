@@ -133,8 +133,7 @@ def simulation_loss(bank: Bank, simulated: Sequence[Floats]) -> float:
     `LOSS_PX`. 0 would be reached by the original itself.
     """
     total, count = 0.0, 0
-    for levels, fake in zip(bank.windows, simulated, strict=True):
-        real = bank.describe(levels)
+    for levels, real, fake in zip(bank.windows, bank.features, simulated, strict=True):
         for a, b in zip(_windows(fake, levels.valid), _windows(real, levels.valid), strict=True):
             total, count = total + float(((a - b) ** 2).sum()), count + a.size
     return total / count

@@ -124,12 +124,16 @@ def amplitudes(band: Floats, directions: int) -> Floats:
     fy, fx = (np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None])
     radius, angle = np.hypot(fy, fx), np.arctan2(fy, fx)
     inner = slice(_MARGIN_PX, _MARGIN_PX + band.shape[0]), slice(_MARGIN_PX, _MARGIN_PX + band.shape[1])
+    half = slice(None), slice(shape[1] // 2 + 1)
     out = []
     for wavelength in WAVELENGTHS_PX:
         ring = np.exp(-0.5 * (np.log2(np.maximum(radius, 1e-9) * wavelength) / _OCTAVES) ** 2)
         if directions == 1:
-            parts = [np.fft.ifft2(spectrum * (ring * gain).astype(np.complex64))[inner] for gain in _riesz(angle)]
-            out.append(np.sqrt(np.square(parts[0].real) + np.square(parts[1].real) + np.square(parts[2].real)))
+            parts = [
+                np.fft.irfft2(spectrum[half] * (ring * gain)[half].astype(np.complex64), shape)[inner]
+                for gain in _riesz(angle)
+            ]
+            out.append(np.sqrt(np.square(parts[0]) + np.square(parts[1]) + np.square(parts[2])))
             continue
         for turn in np.arange(directions) * np.pi / directions:
             off = np.angle(np.exp(1j * (angle - turn)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.features import SCALES_PX, Levels, decompose
-from ktex_model.texture.filters import Floats, Mask, even_size
+from ktex_model.texture.filters import Floats, Mask, blur, even_size
 
 PROBABILITIES = np.concatenate([[0.001, 0.005, 0.01, 0.025], np.linspace(0.05, 0.95, 19), [0.975, 0.99, 0.995, 0.999]])
 """Where the marginals are held."""
@@ -27,6 +27,12 @@ LEVEL_REACH_PX = int(np.ceil(3 * SCALES_PX[-1]))
 
 FIT_SIDE_PX = 160
 """Side of the generated patch from which the marginals are matched."""
+
+PURE, LEAST_PURE = 0.98, 2000
+"""Share of its own class from which a pixel tells of it; how many pixels count, though less pure."""
+
+TABLED_PX = 40_000
+"""Most pixels, evenly spread, from which quantiles are taken."""
 
 _TILE_PX = 256
 
@@ -83,12 +89,34 @@ def colour_noise(noise: Floats, kernel: Floats) -> Floats:
 
 def match_levels(field: Floats, tables: Floats) -> Floats:
     """Map each level of ``(y, x, principal)`` by its quantile table ``(level, principal, 2, probability)``."""
-    levels = decompose(field, np.ones(field.shape[:2], np.bool_))
     out = np.zeros_like(field)
-    for level, table in zip((*levels.details, levels.smooth[-1]), tables, strict=True):
+    for level, table in zip(split(_whole(field)), tables, strict=True):
         for band in range(field.shape[-1]):
-            out[..., band] += np.interp(level[..., band], table[band, 0], table[band, 1])
+            out[..., band] += look_up(level[..., band], *table[band])
     return out
+
+
+def split(levels: Levels) -> tuple[Floats, ...]:
+    """Return the levels that add up to a window, from fine to coarse."""
+    return (*levels.details, levels.smooth[-1])
+
+
+def _whole(field: Floats) -> Levels:
+    return decompose(field, np.ones(field.shape[:2], np.bool_))
+
+
+_STEPS = 4096
+
+
+def look_up(values: Floats, before: Floats, after: Floats) -> Floats:
+    """Map values by a piecewise linear function through ``before`` (increasing) and ``after``, constant beyond.
+
+    The function is laid out in `_STEPS` equal steps first: several times quicker than a search for each value.
+    """
+    first, last = float(before[0]), float(before[-1])
+    steps = np.interp(np.linspace(first, last, _STEPS), before, after).astype(np.float32)
+    at = (values - np.float32(first)) * np.float32((_STEPS - 1) / (last - first))
+    return np.asarray(steps[np.clip(np.rint(at), 0, _STEPS - 1).astype(np.int32)])
 
 
 def quantile_tables(levels: Sequence[Floats]) -> Floats:
@@ -172,13 +200,6 @@ def colouring_kernel(covariance: NDArray[np.float64]) -> Floats:
     return np.asarray(np.einsum("ab,biyx->aiyx", gain, kernel), np.float32)
 
 
-def _level_values(levels: Levels, member: Mask, limit: int) -> list[Floats]:
-    where = np.flatnonzero(member)
-    where = where[:: max(1, len(where) // limit)]
-    bands = levels.smooth[0].shape[-1]
-    return [level.reshape(-1, bands)[where] for level in (*levels.details, levels.smooth[-1])]
-
-
 def fit_generators(
     windows: Sequence[Levels], labels: Sequence[Ints], k: int, *, radius: int, rounds: int, seed: int
 ) -> Generators:
@@ -199,30 +220,52 @@ def fit_generators(
     seed
         Of the noise from which the matchings are fitted.
     """
-    bands = windows[0].smooth[0].shape[-1]
-    mean = np.zeros((k, bands), np.float32)
-    kernel = np.zeros((k, bands, bands, 2 * radius + 1, 2 * radius + 1), np.float32)
-    levels = len(SCALES_PX) + 1
-    maps = np.zeros((rounds, k, levels, bands, 2, len(PROBABILITIES)), np.float32)
+    principal = windows[0].smooth[0].shape[-1]
+    mean = np.zeros((k, principal), np.float32)
+    kernel = np.zeros((k, principal, principal, 2 * radius + 1, 2 * radius + 1), np.float32)
+    maps = np.zeros((rounds, k, len(SCALES_PX) + 1, principal, 2, len(PROBABILITIES)), np.float32)
     maps[..., 0, :] = np.linspace(-1, 1, len(PROBABILITIES))
     rng = np.random.default_rng((seed, 7))
     side = FIT_SIDE_PX + 2 * (radius + rounds * LEVEL_REACH_PX)
-    noise = rng.standard_normal((side, side, bands), np.float32)
+    noise = rng.standard_normal((side, side, principal), np.float32)
+    images = [levels.smooth[0] for levels in windows]
+    bands = [split(levels) for levels in windows]
     for c in range(k):
         members = [(label == c) & levels.valid for label, levels in zip(labels, windows, strict=True)]
         if not any(member.any() for member in members):
             continue
-        images = [levels.smooth[0] for levels in windows]
         mean[c] = np.concatenate([image[member] for image, member in zip(images, members, strict=True)]).mean(0)
         kernel[c] = colouring_kernel(class_covariance(images, members, mean[c], radius))
-        maps[:, c] = _fit_maps(noise, kernel[c], mean[c], _real_tables(windows, members), rounds)
+        maps[:, c] = _fit_maps(noise, kernel[c], mean[c], _real_tables(windows, bands, members), rounds)
     return Generators(mean, kernel, maps)
 
 
-def _real_tables(windows: Sequence[Levels], members: Sequence[Mask]) -> Floats:
-    limit = max(1, 40_000 // len(windows))
-    parts = [_level_values(levels, member, limit) for levels, member in zip(windows, members, strict=True)]
-    return quantile_tables([np.concatenate(level) for level in zip(*parts, strict=True)])
+def _real_tables(windows: Sequence[Levels], bands: Sequence[Sequence[Floats]], members: Sequence[Mask]) -> Floats:
+    """Return the quantiles of each level over the members around which it sees their own class alone.
+
+    At a border a level shows the neighbours as well; of small and narrow classes the best `LEAST_PURE` pixels count.
+    """
+    purities = [purity(member, levels.valid) for member, levels in zip(members, windows, strict=True)]
+    pooled = np.concatenate(purities)
+    least = len(pooled) - min(len(pooled), LEAST_PURE)
+    floors = np.minimum(np.partition(pooled, least, axis=0)[least], np.float32(PURE))
+    tables = []
+    for i, floor in enumerate(floors):
+        parts = [
+            band[i][member][pure[:, i] >= floor] for band, member, pure in zip(bands, members, purities, strict=True)
+        ]
+        values = np.concatenate(parts)
+        tables.append(values[:: max(1, len(values) // TABLED_PX)])
+    return quantile_tables(tables)
+
+
+def purity(member: Mask, valid: Mask) -> Floats:
+    """Return for each member how much of what each level sees there belongs to the class, ``(n, level)`` in 0..1.
+
+    A level is as pure as the wider of its two Gaussians.
+    """
+    seen = blur(member[..., None].astype(np.float32), valid, SCALES_PX)
+    return np.concatenate([*seen, seen[-1]], -1)[member]
 
 
 def _fit_maps(noise: Floats, kernel: Floats, mean: Floats, real: Floats, rounds: int) -> Floats:
@@ -230,10 +273,8 @@ def _fit_maps(noise: Floats, kernel: Floats, mean: Floats, real: Floats, rounds:
     tables = np.zeros((rounds, *real.shape[:2], 2, real.shape[2]), np.float32)
     rising = np.linspace(0, 1e-4, real.shape[-1], dtype=np.float32)
     for table in tables:
-        levels = decompose(field, np.ones(field.shape[:2], np.bool_))
-        inner = np.zeros(field.shape[:2], np.bool_)
-        _inner(inner, LEVEL_REACH_PX)[...] = True
-        table[:, :, 0] = quantile_tables(_level_values(levels, inner, 40_000)) + rising
+        inner = [_inner(band, LEVEL_REACH_PX).reshape(-1, field.shape[-1]) for band in split(_whole(field))]
+        table[:, :, 0] = quantile_tables([band[:: max(1, len(band) // TABLED_PX)] for band in inner]) + rising
         table[:, :, 1] = real
         field = _inner(match_levels(field, table), LEVEL_REACH_PX)
     return tables

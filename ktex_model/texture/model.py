@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ktex_model.model import Prediction
 from ktex_model.noise import noise_window
-from ktex_model.texture.config import CONTEXT_PX, TextureConfig
+from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
 from ktex_model.texture.generators import Generators
@@ -69,7 +69,7 @@ class TextureModel:
     @property
     def context_px(self) -> int:
         """How far beyond a pixel the image can change its label."""
-        return CONTEXT_PX
+        return self.config.context_px
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return all that was learnt, by name."""
@@ -114,7 +114,7 @@ class TextureModel:
         self._check(image, valid)
         rows, columns = _bounds(inner, valid.shape)
         if self._predictor is None:
-            self._predictor = Predictor(self.k, self.bands, self._fitted, self.rotation.mean, self.share > 0)
+            self._predictor = Predictor(self.config, self._fitted, self.rotation.mean, self.share > 0)
         return self._predictor.label(image, valid, rows, columns)
 
     def _check(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:

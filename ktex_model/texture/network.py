@@ -7,6 +7,7 @@ Matas 2016). For prediction the rotation to principal bands is folded into the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,32 @@ from ktex_model.texture.filters import Floats
 LATTICE_PX = 4
 """The coarsest stride of the network."""
 
-DILATIONS = (2, 2, 1)
+DILATIONS = (1, 1, 1)
+"""Of the residual convolutions: what lies beyond the 28 px that these see told no more (docs/benchmarks/train.md)."""
 
-# name, filters, kernel side, stride, dilation
-_LAYERS: dict[str, tuple[int, int, int, int]] = {
-    "half": (16, 4, 2, 1),
-    "quarter": (32, 4, 2, 1),
-    "mix": (32, 3, 1, 1),
-    **{f"residual{i}": (32, 3, 1, dilation) for i, dilation in enumerate(DILATIONS)},
+# filters, kernel side, stride
+_LAYERS: dict[str, tuple[int, int, int]] = {
+    "half": (16, 4, 2),
+    "quarter": (32, 4, 2),
+    "mix": (32, 3, 1),
+    **{f"residual{i}": (32, 3, 1) for i in range(len(DILATIONS))},
 }
 
 Fitted = dict[str, NDArray[np.float32]]
 """``NAME/kernel`` and ``NAME/bias`` of the convolutions, the rotation folded in."""
 
 
-def build(k: int, bands: int, shape: tuple[int, int], *, precision: str = "float32") -> tuple[Any, Any]:
+def build(
+    k: int, bands: int, shape: tuple[int, int], dilations: Sequence[int] = DILATIONS, *, precision: str = "float32"
+) -> tuple[Any, Any]:
     """Return inputs ``(n, y, x, band + 1)`` and logits ``(n, y / 2, x / 2, k)`` of the network.
 
     Classes are decided at a quarter of the resolution, and corrected by what the half resolution shows of edges.
     """
     from keras import Input, layers
 
-    def unit(name: str, x: Any) -> Any:
-        filters, side, stride, dilation = _LAYERS[name]
+    def unit(name: str, x: Any, dilation: int = 1) -> Any:
+        filters, side, stride = _LAYERS[name]
         x = layers.Conv2D(
             filters,
             side,
@@ -54,8 +58,8 @@ def build(k: int, bands: int, shape: tuple[int, int], *, precision: str = "float
     inputs = Input((*shape, bands + 1))
     half = unit("half", inputs)
     x = unit("mix", unit("quarter", half))
-    for i in range(len(DILATIONS)):
-        x = layers.Add(dtype=precision)([x, unit(f"residual{i}", x)])
+    for i, dilation in enumerate(dilations):
+        x = layers.Add(dtype=precision)([x, unit(f"residual{i}", x, dilation)])
     coarse = layers.Conv2D(k, 1, dtype=precision, name="classes")(x)
     fine = layers.Conv2D(k, 3, padding="same", use_bias=False, dtype=precision, name="edges")(half)
     # Sums and losses of logits are always of full precision.

@@ -6,6 +6,7 @@ The network is compiled once for each shape of a tile, not for each model: model
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction
-from ktex_model.texture.config import CONTEXT_PX
+from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.filters import Floats, Mask
 from ktex_model.texture.network import Fitted, build, has_gpu, set_fitted
 
@@ -47,8 +48,8 @@ class Predictor:
 
     Parameters
     ----------
-    k, bands
-        Number of classes and of bands.
+    config
+        Of the model.
     fitted
         Folded weights of the mask network.
     mean
@@ -57,9 +58,8 @@ class Predictor:
         ``(k,)`` bool: classes that have pixels; the others are never given.
     """
 
-    def __init__(self, k: int, bands: int, fitted: Fitted, mean: Floats, present: NDArray[np.bool_]) -> None:
-        self.k = k
-        self.bands = bands
+    def __init__(self, config: TextureConfig, fitted: Fitted, mean: Floats, present: NDArray[np.bool_]) -> None:
+        self.config = config
         self.mean = mean
         never = np.where(present, np.float32(0), np.float32(-1e9))
         self.fitted = {**fitted, "classes/bias": fitted["classes/bias"] + never}
@@ -73,35 +73,35 @@ class Predictor:
             return Prediction(labels, margin)
         largest = GPU_TILE_PX if has_gpu() else LARGE_TILE_PX
         high, wide = (tile_side(size, largest) for size in shape)
-        compiled = compile_tile(self.k, self.bands, (high, wide))
+        compiled = compile_tile(self.config.k, self.config.bands, self.config.dilations, (high, wide))
         for y in range(rows[0], rows[1], high):
             for x in range(columns[0], columns[1], wide):
                 here = slice(y, min(y + high, rows[1])), slice(x, min(x + wide, columns[1]))
                 seen = valid[here]
                 if not seen.any():
                     continue
-                found = compiled(self, cut_tile(image, valid, self.mean, (y, x), (high, wide)))
+                found = compiled(self, image, valid, (y, x))
                 there = slice(y - rows[0], here[0].stop - rows[0]), slice(x - columns[0], here[1].stop - columns[0])
                 for out, values in zip((labels, margin), found, strict=True):
                     np.copyto(out[there], values[: seen.shape[0], : seen.shape[1]], where=seen)
         return Prediction(labels, margin)
 
 
-def cut_tile(image: Floats, valid: Mask, mean: Floats, corner: Span, shape: Span) -> Floats:
-    """Return the network's inputs ``(1, y, x, band + 1)`` for a tile and its context; 0, the fill, beyond the image."""
+def cut_tile(image: Floats, valid: Mask, mean: Floats, corner: Span, into: Floats) -> None:
+    """Cut the network's inputs ``(1, y, x, band + 1)`` at a corner of the image; 0, the fill, beyond the image."""
     rows, columns = (
-        _clip(first - CONTEXT_PX, size + 2 * CONTEXT_PX, limit)
-        for first, size, limit in zip(corner, shape, valid.shape, strict=True)
+        _clip(first, size, limit) for first, size, limit in zip(corner, into.shape[1:3], valid.shape, strict=True)
     )
-    tile = np.zeros((1, shape[0] + 2 * CONTEXT_PX, shape[1] + 2 * CONTEXT_PX, image.shape[2] + 1), np.float32)
-    inside, seen = tile[0, rows[1], columns[1]], valid[rows[0], columns[0]]
+    seen = valid[rows[0], columns[0]]
+    if seen.shape != into.shape[1:3]:
+        into[...] = 0
+    pixels, inside = image[rows[0], columns[0]], into[0, rows[1], columns[1]]
+    # Band by band: numpy's inner loops are then as long as a row.
+    for band, fill in enumerate(mean):
+        np.subtract(pixels[..., band], fill, out=inside[..., band])
     inside[..., -1] = seen
-    pixels = image[rows[0], columns[0]]
-    if seen.all():
-        np.subtract(pixels, mean, out=inside[..., :-1])
-    else:
-        np.copyto(inside[..., :-1], pixels - mean, where=seen[..., None])
-    return tile
+    if not seen.all():
+        inside[~seen] = 0
 
 
 def _clip(first: int, size: int, limit: int) -> tuple[slice, slice]:
@@ -111,42 +111,53 @@ def _clip(first: int, size: int, limit: int) -> tuple[slice, slice]:
 
 
 class CompiledTile:
-    """The compiled functions of one shape of tile; whoever calls them lends the weights.
+    """The compiled function of one shape of tile; whoever calls it lends the weights."""
 
-    Two functions, because convolutions run at their best outside XLA on processors, and the choice of classes, a
-    chain of small operations on large arrays, inside it.
-    """
-
-    def __init__(self, k: int, bands: int, shape: Span) -> None:
+    def __init__(self, k: int, bands: int, dilations: tuple[int, ...], shape: Span) -> None:
         import keras
         from keras import layers
 
-        grown = shape[0] + 2 * CONTEXT_PX, shape[1] + 2 * CONTEXT_PX
-        inputs, logits = build(k, bands, grown)
+        self._context = TextureConfig(k, bands, dilations=dilations).context_px
+        grown = shape[0] + 2 * self._context, shape[1] + 2 * self._context
+        inputs, logits = build(k, bands, grown, dilations)
         # One cell around the tile is kept: doubling the size needs it.
-        self.network = keras.Model(inputs, layers.Cropping2D(CONTEXT_PX // 2 - 1)(logits))
+        cells = layers.Cropping2D(self._context // 2 - 1)(logits)
+        self.network = keras.Model(inputs, layers.Lambda(_compiled(choose_classes), name="choice")(cells))
         self.network.compile(jit_compile="auto" if has_gpu() or keras.backend.backend() == "jax" else False)
-        cells = keras.Input((shape[0] // 2 + 2, shape[1] // 2 + 2, k), batch_size=1)
-        self.choice = keras.Model(cells, choose_classes(cells))
-        self.choice.compile(jit_compile=True)
+        self._tile = np.zeros((1, *grown, bands + 1), np.float32)
         self._lent: Predictor | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, owner: Predictor, tile: Floats) -> Labels:
-        """Return labels and margins ``(y, x)`` of ``(1, y + 2 context, x + 2 context, band + 1)`` inputs."""
+    def __call__(self, owner: Predictor, image: Floats, valid: Mask, corner: Span) -> Labels:
+        """Return labels and margins ``(y, x)`` of the tile of an image at a corner."""
         with self._lock:
             if self._lent is not owner:
                 set_fitted(self.network, owner.fitted)
                 self._lent = owner
-            logits = self.network.predict_on_batch(tile)
-        labels, margin = self.choice.predict_on_batch(logits)
+            cut_tile(image, valid, owner.mean, (corner[0] - self._context, corner[1] - self._context), self._tile)
+            labels, margin = self.network.predict_on_batch(self._tile)
         return np.asarray(labels)[0], np.asarray(margin)[0]
 
 
+def _compiled(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compile a chain of small operations on large arrays with XLA, inside of a function that is not.
+
+    On processors convolutions run at their best outside of XLA. Other backends of Keras compile whole models.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return work
+    import tensorflow
+
+    compiled: Callable[[Any], Any] = tensorflow.function(work, jit_compile=True)
+    return compiled
+
+
 @lru_cache(maxsize=8)
-def compile_tile(k: int, bands: int, shape: Span) -> CompiledTile:
-    """Return the compiled functions of a shape of tile, made once for each process."""
-    return CompiledTile(k, bands, shape)
+def compile_tile(k: int, bands: int, dilations: tuple[int, ...], shape: Span) -> CompiledTile:
+    """Return the compiled function of a shape of tile, made once for each process."""
+    return CompiledTile(k, bands, dilations, shape)
 
 
 def choose_classes(logits: Any) -> tuple[Any, Any]:
@@ -157,22 +168,39 @@ def choose_classes(logits: Any) -> tuple[Any, Any]:
     """
     from keras import ops
 
-    k, high, wide = logits.shape[3], logits.shape[1] - 2, logits.shape[2] - 2
-    planes = ops.transpose(ops.softmax(logits), (0, 3, 1, 2))
-    numbers = np.arange(k, dtype=np.float32)[:, None, None]
+    high, wide = logits.shape[1] - 2, logits.shape[2] - 2
+    planes = ops.transpose(logits, (0, 3, 1, 2))
+    powers = ops.exp(planes - ops.max(planes, 1, keepdims=True))
+    planes = powers / ops.sum(powers, 1, keepdims=True)
     middle = 0.75 * planes[:, :, 1:-1]
     labels, margins = [], []
     for rows in (middle + 0.25 * planes[:, :, :-2], middle + 0.25 * planes[:, :, 2:]):
         centre = 0.75 * rows[..., 1:-1]
         for shares in (centre + 0.25 * rows[..., :-2], centre + 0.25 * rows[..., 2:]):
-            first = ops.max(shares, 1, keepdims=True)
-            label = ops.min(ops.where(shares >= first, numbers, float(k)), 1, keepdims=True)
-            second = ops.max(ops.where(ops.equal(label, numbers), 0.0, shares), 1, keepdims=True)
-            labels.append(ops.cast(label[:, 0], "uint8"))
-            margins.append(ops.cast(ops.round((first - second)[:, 0] * MARGIN_SCALE), "uint8"))
+            label, margin = _first_two(shares)
+            labels.append(label)
+            margins.append(margin)
 
     def interleave(phases: list[Any]) -> Any:
         laid = ops.reshape(ops.stack(phases, -1), (1, high, wide, 2, 2))
         return ops.reshape(ops.transpose(laid, (0, 1, 3, 2, 4)), (1, 2 * high, 2 * wide))
 
     return interleave(labels), interleave(margins)
+
+
+def _first_two(shares: Any) -> tuple[Any, Any]:
+    """Return the class of the largest of ``(1, k, y, x)`` shares, and by how much it leads the next.
+
+    Class after class, so that all fuses into one pass over the pixels.
+    """
+    from keras import ops
+
+    first = shares[:, 0]
+    second = label = ops.zeros_like(first)
+    for c in range(1, shares.shape[1]):
+        share = shares[:, c]
+        leads = share > first
+        second = ops.where(leads, first, ops.maximum(second, share))
+        label = ops.where(leads, float(c), label)
+        first = ops.maximum(first, share)
+    return ops.cast(label, "uint8"), ops.cast(ops.round((first - second) * MARGIN_SCALE), "uint8")

@@ -43,9 +43,9 @@ class StageLog:
         self.stages.append({"name": name, "seconds": round(now - self.last, 3), "steps": steps, **measures})
         self.last = now
 
-    def step(self, loss: float) -> None:
-        """Tell of one step."""
-        self.done = min(self.done + 1, self.expected)
+    def step(self, loss: float, steps: int = 1) -> None:
+        """Tell of steps that were taken."""
+        self.done = min(self.done + steps, self.expected)
         if self.progress is not None:
             self.progress(self.done, self.expected, loss)
 
@@ -91,7 +91,7 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
         simulation_loss=found.loss,
     )
     log.step(found.loss)
-    fitted, losses = fit_network(samples, found.maps, rotation, config, seed, lambda _, value: log.step(value))
+    fitted, losses = fit_network(samples, found.maps, rotation, config, seed, log.step)
     model = TextureModel(config, rotation, fitted, found.generators, found.share)
     log.stage("network", config.steps, losses=losses, agreement=network_agreement(model, samples, found.maps))
     history = History(

@@ -15,6 +15,8 @@ from ktex_model.texture.generators import (
     colour_noise,
     colouring_kernel,
     fit_generators,
+    look_up,
+    split,
 )
 
 SIDE = 160
@@ -78,6 +80,30 @@ def test_marginals_are_matched() -> None:
     distances = [stats.ks_2samp(real[..., 0].ravel(), made[..., 0].ravel()).statistic for made in (matched, plain)]
     assert distances[0] < 0.7 * distances[1]
     np.testing.assert_allclose(matched.mean((0, 1)), real.mean((0, 1)), rtol=0.1)
+
+
+def test_neighbours_of_a_narrow_class_do_not_leak_into_its_texture() -> None:
+    image, labels = texture("normal"), np.zeros((SIDE, SIDE), np.int64)
+    labels[:, np.arange(SIDE) % 40 < 14] = 1
+    other = np.where(labels[..., None] == 1, image + 8, image)
+    windows = [decompose(other, np.ones(labels.shape, np.bool_))]
+    generators = fit_generators(windows, [labels], 2, radius=10, rounds=2, seed=0)
+    for c, shift in ((0, 0.0), (1, 8.0)):
+        coarse = draw(generators, c, seed=4)
+        coarse = split(decompose(coarse, np.ones(coarse.shape[:2], np.bool_)))[-1]
+        wanted = split(decompose(image, np.ones(labels.shape, np.bool_)))[-1]
+        np.testing.assert_allclose(coarse.mean((0, 1)) - shift, wanted.mean((0, 1)), atol=0.35)
+        np.testing.assert_allclose(coarse.std((0, 1)), wanted.std((0, 1)), rtol=0.35)
+
+
+def test_functions_are_looked_up_as_they_are_interpolated() -> None:
+    rng = np.random.default_rng(0)
+    before, after = (np.sort(rng.uniform(-2, 2, 27)).astype(np.float32) for _ in range(2))
+    values = rng.normal(0, 2, (40, 50)).astype(np.float32)
+    steepest = float((np.diff(after) / np.diff(before)).max())
+    found = look_up(values, before, after)
+    np.testing.assert_allclose(found, np.interp(values, before, after), atol=steepest * 4 / 4096)
+    assert (found.min(), found.max()) == (after[0], after[-1])
 
 
 def test_kernel_meets_the_covariance_at_no_displacement_exactly() -> None:
