@@ -347,6 +347,39 @@ def test_prefect_on_kubernetes_is_of_the_locked_version_and_asks_for_a_password(
     assert "authString" not in text, "passwords are secrets of Kubernetes, not values"
 
 
+def test_the_database_on_kubernetes_has_a_password_of_its_own_and_the_charts_is_out_of_reach() -> None:
+    """The chart reads `auth.password` only where no secret is named; where it is empty, it refuses to install."""
+    (values,) = documents("values-prefect-server.yaml")
+    auth = values["postgresql"]["auth"]
+    assert auth["password"] == "", "were the secret taken out, nothing would be installed"
+    created = runbook_secrets()[auth["existingSecret"]]
+    assert {"connection-string", "password", "postgres-password"} == created.keys(), "what server and database look for"
+    address = created["connection-string"]
+    assert address.startswith(f"postgresql+asyncpg://{auth['username']}:$password@prefect-server-postgresql.ktextures:")
+    assert address.endswith(f":5432/{auth['database']}")
+    assert created["password"] == "$password"
+    assert "openssl rand" in created["postgres-password"]
+    assert "prefect-rocks" not in json.dumps(values)
+
+
+def runbook_secrets() -> dict[str, dict[str, str]]:
+    """Return the secrets that the runbook creates, with the values that it gives them."""
+    text = (DEPLOY / "README.md").read_text().replace("\\\n", " ")
+    found = {}
+    for name, rest in re.findall(r"^kubectl -n ktextures create secret generic (\S+) (.*)$", text, re.MULTILINE):
+        found[name] = dict(re.findall(r'--from-literal ([a-z-]+)="(.*?)"(?=\s+--from|$)', rest.strip()))
+    return found
+
+
+def test_every_secret_that_is_required_is_created_by_the_runbook() -> None:
+    wanted = set()
+    for path in (DEPLOY / "kubernetes").glob("*.yaml"):
+        wanted |= set(re.findall(r"(?:existingSecret|secretName): ([\w-]+)", path.read_text()))
+        wanted |= set(re.findall(r"secretKeyRef: \{name: ([\w-]+)", path.read_text()))
+    assert wanted <= runbook_secrets().keys()
+    assert len(wanted) >= 4
+
+
 def test_prometheus_scrapes_what_is_served_and_alerts_on_figures_that_there_are() -> None:
     from flows.exporter import DEFAULT_LISTEN, FIGURES
 
@@ -381,7 +414,7 @@ def test_the_readme_leads_to_a_schedule_in_six_commands_of_the_programs_there_ar
     text = (REPOSITORY / "README.md").read_text()
     block = re.search(r"## On a schedule.*?```\n(.*?)```", text, re.DOTALL)
     assert block is not None
-    lines = block.group(1).splitlines()
+    lines = block.group(1).replace("\\\n", " ").splitlines()
     assert len(lines) <= 6
     ours = re.findall(r"\.venv/bin/((?:ktex|prefect) [^&#`\n]+)", text[text.index("## On a schedule") :])
     commands = [[word for word in shlex.split(each) if word != "--no-prompt"] for each in ours]
