@@ -224,6 +224,7 @@ def _process(
     if not is_in_place(layout, claim, content):
         try:
             _segment(config, layout, claim, paths, content, segment)
+            _check_read(layout, claim, notes)
         except InputError as error:  # found before anything was written: the files do not make one scene
             if "another run is at work there" in str(error):
                 raise BusyError(str(error)) from error
@@ -316,6 +317,14 @@ def _segment(
     missing = open_result(work).record.blocks.failed_names
     if missing:
         raise RunFailedError(f"blocks {', '.join(missing)} are missing; another try goes on from what is there")
+
+
+def _check_read(layout: Layout, claim: Claim, notes: list[InputNote]) -> None:
+    """Raise RunFailedError where a run has read other files than were looked at: somebody has changed them since."""
+    seen = {note.sha256: note.asset.name for note in notes if note.fault is None}
+    for source in open_result(layout.work(claim)).record.inputs:
+        if source.sha256 is not None and source.sha256 not in seen:
+            raise RunFailedError(f"{source.path}: changed while it was read; another try reads it anew")
 
 
 def _one_line(error: BaseException) -> str:

@@ -44,9 +44,9 @@ def write_image(path: Path, seed: int = 0) -> Path:
     return write_raster(path, values)
 
 
-def make_api(items: list[dict[str, Any]], images: Path, page: int = 2) -> Any:
+def make_api(items: list[dict[str, Any]], images: Path, faults: list[int], page: int = 2) -> Any:
     """A STAC API of stac-fastapi over a list, with paging by tokens, and the images beside it."""
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI, HTTPException, Request
     from fastapi.staticfiles import StaticFiles
     from stac_fastapi.api.app import StacApi
     from stac_fastapi.types.config import ApiSettings
@@ -59,6 +59,8 @@ def make_api(items: list[dict[str, Any]], images: Path, page: int = 2) -> Any:
     class Client(BaseCoreClient):
         def _page(self, chosen: list[dict[str, Any]], request: Request, token: str | None) -> dict[str, Any]:
             start = int(token or 0)
+            if start and faults:
+                raise HTTPException(faults[0], "the database is away")
             links = []
             if start + page < len(chosen):
                 body = {"token": str(start + page)}
@@ -119,15 +121,18 @@ def api(tmp_path: Path) -> Iterator[SimpleNamespace]:
     images = tmp_path / "images"
     images.mkdir()
     items: list[dict[str, Any]] = []
+    faults: list[int] = []
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(make_api(items, images), host="127.0.0.1", port=port, log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(make_api(items, images, faults), host="127.0.0.1", port=port, log_level="error")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 60
     while not server.started:
         assert time.monotonic() < until
         time.sleep(0.05)
-    yield SimpleNamespace(url=f"http://127.0.0.1:{port}", items=items, images=images)
+    yield SimpleNamespace(url=f"http://127.0.0.1:{port}", items=items, images=images, faults=faults)
     server.should_exit = True
     thread.join(30)
 
@@ -158,6 +163,22 @@ def test_the_items_of_an_api_are_found_page_by_page_and_fetched(api: SimpleNames
     again = {each.name: each for each in source.survey(NOW)}
     assert again["2021-03-01"].version != found["2021-03-01"].version
     assert again["2021-04-01"].version == found["2021-04-01"].version
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("status", [500, 429, 403])
+def test_of_a_listing_that_breaks_off_nothing_is_taken_for_all(api: SimpleNamespace, status: int) -> None:
+    """Of a day whose quads are on two pages the first half alone would be a mosaic with a hole."""
+    for quad in range(5):
+        write_image(api.images / f"q{quad}.tif", quad)
+        api.items.append(make_item(f"q{quad}", "2026-01-02", f"{api.url}/images/q{quad}.tif"))
+    source = StacSource("s", api.url)
+    api.faults.append(status)
+    with pytest.raises(SourceError, match=r"source s: http://127.0.0.1:\d+ cannot be asked \(APIError"):
+        source.survey(NOW)
+    api.faults.clear()
+    (found,) = source.survey(NOW)
+    assert len(found.assets) == 5
 
 
 @pytest.mark.e2e
