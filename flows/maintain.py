@@ -31,7 +31,8 @@ def maintain(config: str) -> State[dict[str, int]]:
     Returns
     -------
     State
-        Completed; named ``Damaged`` where something published was no longer what had been published.
+        Completed; named ``Repaired`` where something published was no longer what had been published and has been
+        mended, ``Damaged`` where it is due again, or needs a person.
 
     Raises
     ------
@@ -45,12 +46,22 @@ def maintain(config: str) -> State[dict[str, int]]:
         [*outcome_table(resumed), *upkeep_table(done)], key="ktex-maintain", description=f"Maintenance of {config}"
     )
     counts = {"resumed": len(resumed.outcomes), "checked": done.checked, "removed": len(done.removed)}
-    if done.damaged:
-        return Completed(name="Damaged", message="; ".join(done.damaged.values())[:1000], data=counts)
-    return state_of(resumed) if resumed.exit_code else Completed(data=counts)
+    counts |= {"repaired": len(done.repaired)}
+    if done.damaged or done.broken:
+        told = [*done.broken.values(), *done.damaged.values()]
+        return Completed(name="Damaged", message="; ".join(told)[:1000], data=counts)
+    if resumed.exit_code:
+        return state_of(resumed)
+    mended = "; ".join(f"{name}: {why}" for name, why in done.repaired.items())[:1000]
+    return Completed(name="Repaired", message=mended, data=counts) if mended else Completed(data=counts)
 
 
 def upkeep_table(done: Upkeep) -> list[dict[str, str]]:
     """Return what maintenance found and did, in rows."""
-    rows = [{"acquisition": name, "what": "damaged", "reason": why, "run": ""} for name, why in done.damaged.items()]
+    told = {"damaged": done.damaged, "broken": done.broken, "repaired": done.repaired}
+    rows = [
+        {"acquisition": name, "what": what, "reason": why, "run": ""}
+        for what, found in told.items()
+        for name, why in found.items()
+    ]
     return rows + [{"acquisition": "", "what": "removed", "reason": "old", "run": path} for path in done.removed]

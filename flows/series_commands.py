@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from pipeline.catalogue.resolve import Change
     from pipeline.watch import Outcome
+    from pipeline.watch.refresh import Refresh
 
 _CONFIG = click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG")
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Log to standard error, and show tracebacks.")
@@ -48,7 +51,7 @@ def watch(config: Path, limit: int | None, retry: bool, verbose: bool) -> int:
 @_CONFIG
 @_VERBOSE
 def maintain(config: Path, verbose: bool) -> int:
-    """Go on with what died, compare what is published with its checksums, remove what is old."""
+    """Go on with what died, compare all that is published with what was published, mend it, remove what is old."""
     _prepare()
     from flows.commands import logging_to
     from pipeline.watch import WatchConfig
@@ -61,32 +64,71 @@ def maintain(config: Path, verbose: bool) -> int:
         done = look_after(series)
     for name, why in done.damaged.items():
         click.echo(f"damaged      {name}: {why}; the next pass makes it anew")
+    for name, why in done.repaired.items():
+        click.echo(f"repaired     {name}: {why}")
+    for name, why in done.broken.items():
+        click.echo(f"broken       {name}: {why}", err=True)
     for path in done.removed:
         click.echo(f"removed      {path}")
-    click.echo(f"{done.checked} published run(s) checked, {len(done.damaged)} damaged, {len(done.removed)} old removed")
-    return 3 if done.damaged else resumed.exit_code
+    told = f"{len(done.damaged)} damaged, {len(done.repaired)} repaired, {len(done.removed)} old removed"
+    click.echo(f"{done.checked} published run(s) checked, {told}")
+    return 3 if done.damaged or done.broken else resumed.exit_code
 
 
 @click.command()
 @_CONFIG
-@click.option("--apply", is_flag=True, help="Make one what is alike, instead of only telling.")
+@click.option("--apply", is_flag=True, help="Carry out what is found, and rewrite the maps.")
+@click.option("--follow", is_flag=True, help="Only bring the maps to what the catalogue says already.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @_VERBOSE
-def refresh(config: Path, apply: bool, verbose: bool) -> int:
-    """Look for classes that all runs together say are one; bring the maps to what the catalogue says now."""
+def refresh(config: Path, apply: bool, follow: bool, as_json: bool, verbose: bool) -> int:
+    """Solve the ids of all dates again together, and say what would change; nothing is written without an option."""
+    import json
+
     from flows.commands import logging_to
+    from pipeline.errors import InputError
     from pipeline.watch import WatchConfig
     from pipeline.watch.refresh import refresh as look_again
 
+    if apply and follow:
+        raise InputError("--apply brings the maps to the catalogue as well; leave --follow out")
     series = WatchConfig.read(config)
     with logging_to(series.out / "watch.log", verbose):
-        done = look_again(series, apply=apply)
-    for each in done.alike:
-        what = "is part of" if done.merged else "looks like"
-        click.echo(f"class {each.gone} {what} class {each.kept}; their distance is {each.distance:.2f} of their reach")
-    for run in done.rewritten:
-        click.echo(f"rewritten    {run}")
-    click.echo(f"{len(done.alike)} pair(s) alike, {len(done.rewritten)} run(s) rewritten")
-    return 0
+        done = look_again(series, apply=apply, follow_up=follow)
+    if as_json:
+        click.echo(json.dumps({**vars(done), "changes": [vars(each) for each in done.changes]}, indent=1))
+    else:
+        _tell_refresh(done, carried_out=apply)
+    return 1 if done.failed else 0
+
+
+def _tell_refresh(done: Refresh, *, carried_out: bool) -> None:
+    click.echo(to_table(done.changes))
+    for run in done.unread:
+        click.echo(f"not asked    {run}: nothing is kept of what it said of its classes")
+    for path in done.rewritten:
+        click.echo(f"rewritten    {path}")
+    for path in done.behind:
+        click.echo(f"behind       {path}: does not say what the catalogue says; --follow rewrites it")
+    for path, why in done.failed.items():
+        click.echo(f"failed       {path}: {why}", err=True)
+    what = "carried out" if carried_out else "found; --apply carries them out" if done.changes else "found"
+    click.echo(f"{len(done.changes)} change(s) {what}; {len(done.rewritten)} run(s) rewritten")
+
+
+def to_table(changes: Sequence[Change]) -> str:
+    """Return what all runs together say of the classes, as a table."""
+    rows = [["class", "is", "in", "pixels", "resembles", "distance", "ground"]]
+    for each in changes:
+        shares = ("-" if value is None else f"{value:.0%}" for value in (each.share, each.ground))
+        alike, ground = shares
+        distance = "-" if each.distance is None else f"{each.distance:.2f}"
+        where = ", ".join(each.runs) or "all dates"
+        rows.append([str(each.gone), str(each.kept), where, f"{each.pixels:,}", alike, distance, ground])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def segment_here(source: list[str], out: str, settings: dict[str, Any]) -> object:

@@ -179,6 +179,32 @@ class LegendMerge:
 
 
 @dataclass(frozen=True)
+class LegendRemap:
+    """That a look at all runs together gave some classes of a map other ids, all at once.
+
+    Attributes
+    ----------
+    at
+        When (ISO 8601).
+    ids
+        Pairs of the id before and the id after.
+    merges
+        How many merges of the same history came before it.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    at: str
+    ids: tuple[tuple[int, int], ...]
+    merges: int = 0
+
+    @property
+    def name(self) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """What it is known by in every history that it is in."""
+        return self.at, self.ids
+
+
+@dataclass(frozen=True)
 class Legend:
     """All classes of a map, in the order of their ids; of a catalogue, all classes.
 
@@ -194,6 +220,8 @@ class Legend:
         The id that a new class would get: higher than all that were ever given.
     signatures
         Name of the file, in the same directory, by which later runs recognise the classes; empty where there is none.
+    remaps
+        Classes of this map, and of no other, that got other ids by `ktex refresh`; in order.
     """
 
     classes: tuple[LegendClass, ...]
@@ -201,6 +229,7 @@ class Legend:
     merges: tuple[LegendMerge, ...] = ()
     next_id: int = 0
     signatures: str = ""
+    remaps: tuple[LegendRemap, ...] = ()
 
     def __post_init__(self) -> None:
         for part in (self.classes, self.known):
@@ -286,6 +315,26 @@ class Legend:
                 class_id = merge.kept
         return class_id
 
+    def renamed(self, class_id: int, since: Legend) -> int:
+        """Return the id under which a map shows a class that it showed as `class_id` when its history was `since`.
+
+        Examples
+        --------
+        >>> before = Legend((LegendClass(2), LegendClass(3)))
+        >>> history = LegendRemap("2021-01-01", ((2, 3), (3, 5))), LegendMerge(5, 0, "2021-02-01")
+        >>> now = Legend((LegendClass(0), LegendClass(3)), remaps=history[:1], merges=history[1:])
+        >>> now.renamed(2, before), now.renamed(3, before)
+        (3, 0)
+        """
+        carried_out = {each.name for each in since.remaps}
+        for count in range(len(self.merges) + 1):
+            for each in self.remaps:
+                if each.merges == count and each.name not in carried_out:
+                    class_id = dict(each.ids).get(class_id, class_id)
+            if count < len(self.merges) and self.merges[count].gone == class_id:
+                class_id = self.merges[count].kept
+        return class_id
+
     @property
     def tokens(self) -> list[str]:
         """One CF-safe word for each class, in the order of `ids`, each different.
@@ -316,7 +365,10 @@ class Legend:
 
     def to_json(self, path: str | Path) -> None:
         """Write ``classes.json`` in one step: readers see the old one or the new one."""
-        write_json(Path(path), {"format": FORMAT, "version": VERSION, **_LEGEND.dump_python(self, mode="json")})
+        content = {"format": FORMAT, "version": VERSION, **_LEGEND.dump_python(self, mode="json")}
+        if not self.remaps:
+            del content["remaps"]  # so that programs which know of none read what has none
+        write_json(Path(path), content)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Legend:

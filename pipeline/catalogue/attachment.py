@@ -171,11 +171,11 @@ def _settle(
         next_id += 1
     shift: tuple[float, ...] = ()
     if members is not None and len(members):
-        shift = _median_shift(base, members.renamed(mapping))
+        shift = usual_shift(base, members.renamed(mapping))
     return Attachment(mapping, how, new=tuple(new), next_id=next_id, shift=shift)
 
 
-def _median_shift(base: Catalogue, members: Members) -> tuple[float, ...]:
+def usual_shift(base: Catalogue, members: Members) -> tuple[float, ...]:
     """Return by how much classes known to be the same have moved, in white features; of several, the median."""
     known, white = prototypes(base.members, base.whitening, base.legend.current), members.features @ base.whitening
     moved = [
@@ -184,6 +184,11 @@ def _median_shift(base: Catalogue, members: Members) -> tuple[float, ...]:
         if (members.ids == each).any()
     ]
     return tuple(float(value) for value in np.median(moved, axis=0)) if moved else ()
+
+
+def unwhitened(base: Catalogue, shift: Sequence[float]) -> NDArray[np.float64]:
+    """Return a shift of white features ``(D,)`` as one of features as they are measured."""
+    return np.linalg.solve(base.whitening.T, np.asarray(shift)).astype(np.float64)
 
 
 def rename(
@@ -269,8 +274,7 @@ def extend(
         if not first:
             learnt = learnt.of(np.isin(learnt.ids, attachment.new))
         if attachment.shift:
-            back = np.linalg.solve(base.whitening.T, np.array(attachment.shift))
-            learnt = replace(learnt, features=learnt.features - back)
+            learnt = replace(learnt, features=learnt.features - unwhitened(base, attachment.shift))
         kept, history, card, whitening = join([base.members, learnt]), base.legend, base.card, base.whitening
     grown = _grown(history, legend, entry.dates, count=base is None or first, next_id=attachment.next_id)
     models = dict(card.models)

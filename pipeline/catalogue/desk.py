@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.catalogue.edits import apply_edits, follow, merge_classes, name_class, read_edits
+from pipeline.catalogue.members import join
+from pipeline.catalogue.nodes import Nodes, read_nodes
+from pipeline.catalogue.resolve import Group, Resolution, apply_resolution, resolve
 from pipeline.catalogue.rewrite import rewrite_run
-from pipeline.catalogue.store import CLASSES, CatalogueLock, is_run, read_catalogue
+from pipeline.catalogue.store import CLASSES, CatalogueLock, is_run, read_catalogue, write_catalogue
+from pipeline.catalogue.values import Catalogue, RunEntry
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.results import open_result
+
+WAIT_S = 60.0
+"""How long a re-solve waits for a run that is attaching."""
 
 
 def read_legend(directory: Path) -> Legend:
@@ -45,13 +53,73 @@ def refresh(directory: Path, catalogue: Path) -> bool:
         The run did not attach to this catalogue, so that its ids mean something else.
     """
     known, result = read_catalogue(catalogue), open_result(directory)
-    if not any(Path(entry.out) == directory.absolute() for entry in known.card.runs):
+    entry = next((each for each in known.card.latest if Path(each.out) == directory.absolute()), None)
+    if entry is None:
         raise InputError(f"{directory}: is no run of the catalogue {catalogue}, so its ids mean something else")
-    legend = follow(result.legend, known.legend)
+    legend = follow(result.legend, known.legend, entry.remaps)
     if legend == result.legend:
         return False
     rewrite_run(directory, legend)
     return True
+
+
+def find_changes(directory: Path) -> tuple[Resolution, list[str]]:
+    """Solve the ids of all runs of a catalogue again, and change nothing.
+
+    Returns
+    -------
+    tuple
+        What was found, and the directories of runs that could not be asked: nothing is kept of what they said.
+
+    Raises
+    ------
+    InputError
+        There is no catalogue, or a file of it is damaged.
+    """
+    found, unread, _ = _solve(directory)
+    return found, unread
+
+
+def resolve_ids(directory: Path, *, wait_s: float = WAIT_S) -> tuple[Resolution, list[str]]:
+    """Solve the ids of all runs of a catalogue again and carry that out in it, in one step; the maps follow later.
+
+    Raises
+    ------
+    InputError
+        There is no catalogue, a file of it is damaged, or a run that is attaching keeps it longer than `wait_s`.
+    """
+    read_catalogue(directory)  # so that no lock is put where there is no catalogue
+    with CatalogueLock(directory, "ktex refresh", wait_s):
+        found, unread, known = _solve(directory)
+        if found.changes:
+            write_catalogue(directory, apply_resolution(known, found, _now()))
+    return found, unread
+
+
+def _solve(directory: Path) -> tuple[Resolution, list[str], Catalogue]:
+    known = read_catalogue(directory)
+    said = [(entry, read_nodes(directory, entry.key)) for entry in known.card.latest]
+    unread = [entry.out for entry, nodes in said if nodes is None]
+    groups: dict[str, Group] = {}
+    for entry, nodes in said:
+        if nodes is not None:
+            name = nodes.model or entry.key
+            groups[name] = _grouped(groups.get(name), entry, nodes)
+    return resolve(known, [*groups.values()], complete=not unread), unread, known
+
+
+def _grouped(group: Group | None, entry: RunEntry, nodes: Nodes) -> Group:
+    """Return a group with one more run in it; runs of one model name their classes together."""
+    named = nodes.members.renamed(entry.mapping)
+    unsure = frozenset(entry.mapping[local] for local in nodes.unsure if local in entry.mapping)
+    pixels = Counter(dict.fromkeys(entry.mapping.values(), 0))
+    pixels.update({entry.mapping[local]: count for local, count in nodes.pixels.items() if local in entry.mapping})
+    if group is None:
+        return Group((entry.key,), named, unsure, dict(pixels), nodes.model)
+    pixels.update(group.pixels)
+    return Group(
+        (*group.runs, entry.key), join([group.members, named]), group.unsure & unsure, dict(pixels), nodes.model
+    )
 
 
 def published_runs(catalogue: Path) -> list[Path]:

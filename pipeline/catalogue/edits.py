@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
-from pipeline.legend import MAX_IDS, Legend, LegendClass, LegendMerge
+from pipeline.legend import MAX_IDS, Legend, LegendClass, LegendMerge, LegendRemap
 
 EDITS_FORMAT = "ktextures-class-edits"
 EDITS_VERSION = 1
@@ -134,21 +134,73 @@ def merge_classes(legend: Legend, gone: Sequence[int], into: int, at: str) -> Le
     return legend
 
 
-def follow(run: Legend, catalogue: Legend) -> Legend:
-    """Return the legend of a run with the merges, names and colours that its catalogue has got since."""
-    known = {merge.gone for merge in run.merges}
-    for merge in catalogue.merges:
-        if merge.gone in known or merge.gone not in {each.id for each in run.everything}:
-            continue
-        if merge.kept not in {each.id for each in run.everything}:
-            # The class that it became part of came later than the run: it takes the place of the one that goes.
-            target = replace(_find(run, merge.gone), id=merge.kept, pixels=0, share=0.0, parents=())
-            run = replace(run, known=_ordered(run.known, target))
-        run = merge_classes(run, [merge.gone], merge.kept, merge.at)
-    for each in catalogue.everything:
-        if each.id in {other.id for other in run.everything}:
-            run = _with(run, replace(_find(run, each.id), name=each.name, colour=each.colour))
+def remap_classes(legend: Legend, remap: LegendRemap) -> Legend:
+    """Return the legend of a map some of whose classes get other ids, all at once.
+
+    Examples
+    --------
+    >>> moved = remap_classes(Legend.from_counts({0: 10, 1: 20, 2: 70}), LegendRemap("2021-03-01", ((0, 1), (1, 4))))
+    >>> [(each.id, each.pixels) for each in moved.classes], [each.id for each in moved.known]
+    ([(1, 10), (2, 70), (4, 20)], [0])
+    """
+    table = {before: legend.current(after) for before, after in remap.ids}
+    known = {each.id: each for each in legend.everything}
+    parts: dict[int, list[LegendClass]] = {}
+    for each in legend.classes:
+        parts.setdefault(table.get(each.id, each.id), []).append(each)
+    classes = (
+        _gathered(known.get(i) or replace(of[0], id=i, name="", colour="", parents=()), of) for i, of in parts.items()
+    )
+    left = (replace(each, pixels=0, share=0.0) for each in known.values() if each.id not in parts)
+    return replace(
+        legend,
+        classes=tuple(sorted(classes, key=lambda each: each.id)),
+        known=tuple(sorted(left, key=lambda each: each.id)),
+        remaps=(*legend.remaps, replace(remap, merges=len(legend.merges))),
+    )
+
+
+def _gathered(target: LegendClass, of: Sequence[LegendClass]) -> LegendClass:
+    """Return a class that covers what some classes of one map covered."""
+    spectra = [each.spectrum for each in of if each.spectrum and each.pixels]
+    weights = [each.pixels for each in of if each.spectrum and each.pixels]
+    spectrum = tuple(float(value) for value in np.average(spectra, axis=0, weights=weights)) if spectra else ()
+    pixels, share = sum(each.pixels for each in of), min(sum(each.share for each in of), 1.0)
+    return replace(target, pixels=pixels, share=share, spectrum=spectrum or target.spectrum)
+
+
+def follow(run: Legend, catalogue: Legend, remaps: Sequence[LegendRemap] = ()) -> Legend:
+    """Return the legend of a run with what its catalogue has got since: merges, remaps of the run, names and colours.
+
+    Parameters
+    ----------
+    run, catalogue
+        The two legends.
+    remaps
+        Of this run, as the catalogue notes them: each came after so many merges of the catalogue.
+    """
+    carried_out = {each.name for each in run.remaps}
+    for count in range(len(catalogue.merges) + 1):
+        for each in remaps:
+            if each.merges == count and each.name not in carried_out:
+                run = remap_classes(run, each)
+        if count < len(catalogue.merges):
+            run = _follow_merge(run, catalogue.merges[count])
+    for known in catalogue.everything:
+        if known.id in {other.id for other in run.everything}:
+            run = _with(run, replace(_find(run, known.id), name=known.name, colour=known.colour))
     return replace(run, next_id=max(run.next_id, catalogue.next_id))
+
+
+def _follow_merge(run: Legend, merge: LegendMerge) -> Legend:
+    there, kept = {each.id for each in run.everything}, run.current(merge.kept)
+    if merge.gone not in there or kept == merge.gone:
+        return run
+    if kept not in there:
+        # The class that it became part of came later than the run: it takes the place of the one that goes.
+        target = replace(_find(run, merge.gone), id=kept, pixels=0, share=0.0, parents=())
+        run = replace(run, known=_ordered(run.known, target))
+    return merge_classes(run, [merge.gone], kept, merge.at)
 
 
 def _find(legend: Legend, class_id: int) -> LegendClass:

@@ -6,6 +6,7 @@ rewriting leaves the run as it was, or is ended by giving the run's own command 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,17 @@ from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, RunRecord
 from pipeline.results import Result, open_result
-from pipeline.stac import write_item
+from pipeline.stac import ITEM, write_item
 from pipeline.stores import Labels, LabelStore, set_legend
 from pipeline.workspace import RECORD, Workspace, whole
 
 LABELS = "labels.zarr"
+FROM_LABELS = frozenset({"labels.tif", "labels.tif.aux.xml", "confidence.tif", "labels.qml", "quicklook.png", ITEM})
+"""Files of a run that follow from its labels, legend and record."""
 
 
-def rewrite_run(directory: Path, legend: Legend) -> None:
-    """Publish a run again under another legend, with merged classes replaced in the labels.
+def rewrite_run(directory: Path, legend: Legend, why: str = "classes") -> None:
+    """Publish a run again under another legend, with merged classes replaced in the labels; its journal says `why`.
 
     Confidence, models and signatures stay. Figures that the labels do not tell any more (scores against a truth,
     seams before the cut, disagreement of overlaps) are left out of the record where classes were merged.
@@ -67,8 +70,49 @@ def rewrite_run(directory: Path, legend: Legend) -> None:
         (_measured(result, legend, store) if merged else record).write(outputs / RECORD)
         workspace.restate({"key": record.key, "base": None, "code": record.code, "settings": record.settings})
         write_item(outputs, directory.absolute().name)
-        note_edit(directory, "classes", checksums(directory), checksums(outputs), outputs)
+        note_edit(directory, why, checksums(directory), checksums(outputs), outputs)
         workspace.publish()
+
+
+def restore_run(directory: Path, names: Collection[str]) -> None:
+    """Make files of a published run again from its labels, which are as they were published, and note it.
+
+    Parameters
+    ----------
+    names
+        Of `FROM_LABELS`.
+
+    Raises
+    ------
+    InputError
+        The directory holds no published run, or another process is at work there.
+    """
+    if strangers := set(names) - FROM_LABELS:
+        raise ValueError(f"`names` must be of {sorted(FROM_LABELS)}; got {sorted(strangers)}")
+    result, before = open_result(directory), checksums(directory)
+    store, tags = LabelStore.open(directory / LABELS), _tags_of(result.record)
+    if {"labels.tif", "labels.tif.aux.xml"} & {*names}:
+        write_cog(store, directory / "labels.tif", legend=result.legend, tags=tags)
+        verify_cog(directory / "labels.tif", store)
+    if "confidence.tif" in names:
+        write_cog(store, directory / "confidence.tif", variable="confidence", tags=tags)
+        verify_cog(directory / "confidence.tif", store, variable="confidence")
+    if "labels.qml" in names:
+        with whole(directory / "labels.qml") as partial:
+            partial.write_text(to_qml(result.legend), encoding="utf-8")
+    if "quicklook.png" in names:
+        write_quicklook(store, result.legend, directory / "quicklook.png", None)
+    if ITEM in names:
+        (directory / ITEM).unlink(missing_ok=True)
+    write_item(directory)
+    note_edit(directory, "restored", before, checksums(directory))
+
+
+def _tags_of(record: RunRecord) -> dict[str, str]:
+    """Return what a TIFF of a run says of itself."""
+    licence = "; ".join(str(said) for name in ("license", "attribution") if (said := record.settings.get(name)))
+    tags = {"TIFFTAG_SOFTWARE": "ktextures", "KTEX_SETTINGS": str(record.settings_digest)}
+    return tags | ({"TIFFTAG_COPYRIGHT": licence} if licence else {})
 
 
 def _tags(directory: Path) -> dict[str, str]:
@@ -78,7 +122,7 @@ def _tags(directory: Path) -> dict[str, str]:
 
 
 def remap(before: Legend, after: Legend, dtype: str = "uint8") -> Labels:
-    """Return the id after all merges for each value of labels of a type, ``(256 or 65536,)``; nodata stays.
+    """Return the id after all merges and remaps for each value of labels of a type, ``(256 or 65536,)``; nodata stays.
 
     >>> from pipeline.legend import LegendMerge
     >>> old = Legend.from_counts({0: 5, 3: 7})
@@ -88,7 +132,7 @@ def remap(before: Legend, after: Legend, dtype: str = "uint8") -> Labels:
     """
     table: Labels = np.arange(np.iinfo(dtype).max + 1).astype(dtype)
     for class_id in before.ids:
-        table[class_id] = after.current(class_id)
+        table[class_id] = after.renamed(class_id, before)
     if strangers := sorted({int(table[i]) for i in before.ids} - set(after.ids)):
         raise InputError(f"classes {strangers} of the labels are not in the new legend; name or merge them there")
     return table

@@ -22,9 +22,10 @@ from ktex_model.signature import signature_length
 from pipeline.align.values import Alignment
 from pipeline.assemble import read_alignment
 from pipeline.blocks import Block
-from pipeline.catalogue.attachment import Attachment, attach, extend, rename, slice_of
+from pipeline.catalogue.attachment import Attachment, attach, extend, rename, slice_of, unwhitened, usual_shift
 from pipeline.catalogue.base import misfit, read_base
 from pipeline.catalogue.members import join, remove_drift, thin
+from pipeline.catalogue.nodes import Nodes, forget_nodes, write_nodes
 from pipeline.catalogue.sites import MAX_KEPT, fewest
 from pipeline.catalogue.store import SIGNATURES, CatalogueLock, is_run, write_catalogue, write_signatures
 from pipeline.catalogue.values import Catalogue, Members, RunEntry
@@ -143,14 +144,19 @@ def read_vocabulary(plan: Plan) -> Alignment | None:
     return rename(read_alignment(plan), attachment, labelled, plan.k, plan.settings.label_dtype)
 
 
-def _extended(plan: Plan, legend: Legend) -> tuple[Catalogue | None, Catalogue]:
-    """Return the catalogue before and after a run."""
+def _attached(plan: Plan) -> tuple[Attachment, Members]:
+    """Return what `attach_run` noted: the ids, and the members under the run's own."""
     attachment = read_attachment(plan)
     if attachment is None:
         raise RunFailedError(f"{plan.folders.root}: the run has not been matched; the same command goes on with it")
-    base = read_base(plan.settings.catalogue)
     with np.load(plan.folders.members("attached"), allow_pickle=False) as arrays:
-        members = Members.from_arrays(arrays)
+        return attachment, Members.from_arrays(arrays)
+
+
+def _extended(plan: Plan, legend: Legend) -> tuple[Catalogue | None, Catalogue]:
+    """Return the catalogue before and after a run."""
+    attachment, members = _attached(plan)
+    base = read_base(plan.settings.catalogue)
     entry = RunEntry(
         key=_key(plan),
         basis=_basis(plan),
@@ -188,9 +194,29 @@ def write_slice(plan: Plan, legend: Legend) -> Legend:
 
 def publish_catalogue(plan: Plan, lock: CatalogueLock | None) -> None:
     """Write the run into its catalogue, in one step; a second time changes nothing."""
-    if lock is not None:
-        _, after = _extended(plan, Legend.from_json(plan.folders.outputs / "classes.json"))
-        write_catalogue(lock.directory, after)
+    if lock is None:
+        return
+    legend = Legend.from_json(plan.folders.outputs / "classes.json")
+    base, after = _extended(plan, legend)
+    # What a run says of its classes is there before the catalogue names the run.
+    write_nodes(lock.directory, _key(plan), _nodes(plan, base, legend))
+    write_catalogue(lock.directory, after)
+    forget_nodes(lock.directory, [each.key for each in after.card.latest])
+
+
+def _nodes(plan: Plan, base: Catalogue | None, legend: Legend) -> Nodes:
+    attachment, members = _attached(plan)
+    counts = {each.id: each.pixels for each in legend.classes}
+    if base is not None and len(members) and len(base.members):
+        shift = attachment.shift or usual_shift(base, members.renamed(attachment.mapping))
+        members = replace(members, features=members.features - unwhitened(base, shift)) if shift else members
+    return Nodes(
+        members,
+        frozenset(each.local for each in attachment.matches if each.state == "ambiguous"),
+        # Of several classes that are one in the catalogue the first stands for all.
+        {local: counts.pop(known, 0) for local, known in sorted(attachment.mapping.items())},
+        _model(plan),
+    )
 
 
 def describe(attachment: Attachment) -> dict[str, Any]:

@@ -32,9 +32,13 @@ from pipeline.workspace import RECORD, whole
 CLASSES = "classes.json"
 SIGNATURES = "signatures.safetensors"
 LOCK = "lock"
+NODES = "nodes"
+"""Folder of what each run said of its classes (`pipeline.catalogue.nodes`)."""
 VERSION = 1
 """Format of the file of signatures."""
 
+DIGEST_CHARS = 16
+_SIGNATURES = "signatures-{}.safetensors"
 _CARD: TypeAdapter[Card] = TypeAdapter(Card)
 _POLL_S = 0.5
 
@@ -45,8 +49,9 @@ def is_run(directory: Path) -> bool:
 
 
 def is_new(directory: Path) -> bool:
-    """Whether a catalogue could begin here: nothing is there, or nothing but the lock of one that is about to."""
-    return not directory.exists() or (directory.is_dir() and all(path.name == LOCK for path in directory.iterdir()))
+    """Whether a catalogue could begin here: nothing is there, or nothing but what one that was about to begin left."""
+    left = {LOCK, NODES}
+    return not directory.exists() or (directory.is_dir() and all(path.name in left for path in directory.iterdir()))
 
 
 def read_catalogue(directory: Path) -> Catalogue:
@@ -75,6 +80,14 @@ def read_catalogue(directory: Path) -> Catalogue:
     return Catalogue(legend, card, members, whitening)
 
 
+def check_catalogue(directory: Path) -> None:
+    """Raise InputError where a catalogue cannot be read, or its signatures are not those that it was written with."""
+    name = read_catalogue(directory).legend.signatures
+    digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()[:DIGEST_CHARS]
+    if name != _SIGNATURES.format(digest) and name != SIGNATURES:
+        raise InputError(f"{directory / name}: is not what was written (its name says so); restore it from a backup")
+
+
 def write_signatures(path: Path, catalogue: Catalogue) -> None:
     """Write the signatures, whole or not at all."""
     with whole(path) as partial:
@@ -85,7 +98,7 @@ def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
     """Replace the state of a catalogue directory in one step; whoever calls this holds the lock."""
     directory.mkdir(parents=True, exist_ok=True)
     packed = _pack(catalogue)
-    name = f"signatures-{hashlib.sha256(packed).hexdigest()[:16]}.safetensors"
+    name = _SIGNATURES.format(hashlib.sha256(packed).hexdigest()[:DIGEST_CHARS])
     with whole(directory / name) as partial:
         partial.write_bytes(packed)
     replace(catalogue.legend, signatures=name).to_json(directory / CLASSES)
@@ -97,7 +110,11 @@ def write_catalogue(directory: Path, catalogue: Catalogue) -> None:
 def _pack(catalogue: Catalogue) -> bytes:
     arrays: dict[str, Any] = {**catalogue.members.to_arrays(), "whitening": catalogue.whitening}
     # One entry alone: of several the order in the file would change from time to time.
-    card = json.dumps({"version": VERSION, **_CARD.dump_python(catalogue.card, mode="json")}, sort_keys=True)
+    said = _CARD.dump_python(catalogue.card, mode="json")
+    for run in said["runs"]:
+        if not run["remaps"]:
+            del run["remaps"]  # so that programs which know of none read what has none
+    card = json.dumps({"version": VERSION, **said}, sort_keys=True)
     packed: bytes = safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
         metadata={"card": card},

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from ktex_model.radiometry import Scaling
-from pipeline.legend import Legend
+from pipeline.legend import Legend, LegendRemap
 
 Float = NDArray[np.float64]
 
@@ -124,6 +124,8 @@ class RunEntry:
         First and last date of its imagery.
     mapping
         The catalogue's id of each class, as the run itself had numbered it.
+    remaps
+        What `ktex refresh` has changed in that since the run published; its map follows.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -134,6 +136,7 @@ class RunEntry:
     at: str
     dates: tuple[str, str]
     mapping: dict[int, int]
+    remaps: tuple[LegendRemap, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,11 @@ class Card:
     def run(self, key: str) -> RunEntry | None:
         """Return the entry of a run; None where it never published here."""
         return next((each for each in self.runs if each.key == key), None)
+
+    @property
+    def latest(self) -> tuple[RunEntry, ...]:
+        """The runs that no later one has replaced in its directory, in order."""
+        return tuple({each.out: each for each in self.runs}.values())
 
 
 @dataclass(frozen=True, eq=False)

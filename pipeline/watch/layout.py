@@ -10,6 +10,7 @@ OUT/
   model/, catalogue/  what gives the classes of all dates their ids
   reference.json    what all deliveries have in common
   ledger.db         the ledger, unless it is elsewhere
+  refresh.json      only while maps are brought to new ids
   series.json       the name of the series, and where its ledger is
 ```
 """
@@ -48,6 +49,11 @@ class Layout:
     def catalogue(self) -> Path:
         """Catalogue of classes, unless it is elsewhere."""
         return self.root / "catalogue"
+
+    @property
+    def refreshing(self) -> Path:
+        """File that is there while the maps are brought to new ids."""
+        return self.root / "refresh.json"
 
     def published(self, claim: Claim) -> Path:
         """Folder of the published run of an acquisition."""

@@ -1,46 +1,37 @@
-"""The ids of many runs, looked at together: classes of the catalogue that came to be alike, and maps that follow it."""
+"""The ids of many runs, solved again together; and the published maps of a series, which follow its catalogue.
+
+Carrying out what was found is a new state of the catalogue, in one step, and then each map in one step: raster, legend,
+record and item, and its date in the series. What is under way is noted first, so that a process which dies in between
+leaves what the next `refresh`, or `maintain`, brings to its end.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.catalogue.desk import merge
+from pipeline.catalogue.desk import find_changes, resolve_ids
 from pipeline.catalogue.edits import follow
-from pipeline.catalogue.matching import prototypes
+from pipeline.catalogue.resolve import Change
 from pipeline.catalogue.rewrite import rewrite_run
 from pipeline.catalogue.store import read_catalogue
 from pipeline.catalogue.values import Catalogue
-from pipeline.ledger import Ledger
+from pipeline.checksums import checksums, note_edit
+from pipeline.errors import InputError
+from pipeline.ledger import Ledger, Row
+from pipeline.legend import Legend
 from pipeline.report import follow_report
 from pipeline.results import open_result
 from pipeline.watch.config import WatchConfig
 from pipeline.watch.layout import Layout
 from pipeline.watch.publication import describe_result
 from pipeline.watch.series import extend_series
+from pipeline.workspace import write_json
 
-ALIKE = 0.5
-"""Two classes are alike where their means are nearer than this share of the smaller reach of the two."""
-
-
-@dataclass(frozen=True)
-class Alike:
-    """Two classes that the members of all runs together say are one.
-
-    Attributes
-    ----------
-    gone, kept
-        Their ids; the older one is kept.
-    distance
-        Between their means, as a share of the smaller reach of the two.
-    """
-
-    gone: int
-    kept: int
-    distance: float
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,83 +40,122 @@ class Refresh:
 
     Attributes
     ----------
-    alike
-        Classes that are one, by all that is known of them.
-    merged
-        Whether they have been made one.
+    changes
+        What all runs together say of the classes, with the dates or names of runs in the place of their keys.
+    unread
+        Directories of runs that could not be asked, because nothing is kept of what they said.
+    applied
+        Whether the changes have been carried out.
+    behind
+        Runs whose maps do not say what the catalogue says, and were left so.
     rewritten
         Runs whose maps followed the catalogue.
+    failed
+        Runs whose maps could not be written, and why.
     """
 
-    alike: list[Alike] = field(default_factory=list)
-    merged: bool = False
+    changes: list[Change] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    applied: bool = False
+    behind: list[str] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
-def find_alike(catalogue: Catalogue, limit: float = ALIKE) -> list[Alike]:
-    """Return the classes of a catalogue that are one by the members of all its runs, nearest first.
-
-    A class takes part in one pair at a time; what is alike to a merged class shows at the next look.
-    """
-    known = prototypes(catalogue.members, catalogue.whitening, catalogue.legend.current)
-    away = np.linalg.norm(known.means[:, None] - known.means[None], axis=2)
-    share = away / np.minimum(known.reach[:, None], known.reach[None])
-    ids = [int(each) for each in known.ids]
-    pairs = [
-        Alike(max(ids[i], ids[j]), min(ids[i], ids[j]), float(share[i, j]))
-        for i, j in zip(*np.triu_indices(len(ids), 1), strict=True)
-        if share[i, j] < limit and ids[i] != ids[j]
-    ]
-    found: list[Alike] = []
-    taken: set[int] = set()
-    for pair in sorted(pairs, key=lambda pair: pair.distance):
-        if taken.isdisjoint({pair.kept, pair.gone}):
-            found.append(pair)
-            taken |= {pair.kept, pair.gone}
-    return found
-
-
-def refresh(config: WatchConfig, *, apply: bool = False, ledger: Ledger | None = None) -> Refresh:
-    """Look for classes that are one, and bring all published maps to what the catalogue says now.
+def refresh(
+    config: WatchConfig, *, apply: bool = False, follow_up: bool = False, ledger: Ledger | None = None
+) -> Refresh:
+    """Solve the ids of all runs again, and bring the published maps to what the catalogue says.
 
     Parameters
     ----------
     config
         The series.
     apply
-        Make one what is alike. Without it that is only told; names, colours and merges that people gave are followed
-        in any case.
+        Carry out what is found. Without it, it is only told.
+    follow_up
+        Bring the maps to names, colours and merges that people gave the catalogue; `apply` does that too. Without
+        either nothing is written at all.
     ledger
         As the configuration says, by default.
 
     Raises
     ------
     InputError
-        The series has no catalogue.
+        The series has no catalogue, or a run is attaching to it now.
     """
-    layout, done = Layout(config.out), Refresh()
-    directory = config.catalogue or layout.catalogue
-    done.alike = find_alike(read_catalogue(directory))
-    if apply:
-        for each in done.alike:
-            merge(directory, [each.gone], each.kept)
-        done.merged = bool(done.alike)
+    layout, done = Layout(config.out), Refresh(applied=apply)
+    directory = catalogue_of(config)
     book = ledger or Ledger(config.ledger_address, config.name)
     try:
-        with book.maintaining():
-            legend = read_catalogue(directory).legend
-            for row in book.rows():
-                run = Path(str((row.result or {}).get("run", "")))
-                if row.state != "published" or not (run / "run.json").exists():
-                    continue
-                followed = follow(open_result(run).legend, legend)
-                if followed != open_result(run).legend:
-                    rewrite_run(run, followed)
-                    follow_report(run)
-                    extend_series(layout, run, str(row.date))
-                    book.restate(row.id, describe_result(run), f"followed the catalogue, {datetime.now(UTC):%F %T}")
-                    done.rewritten.append(str(run))
+        names = {str((row.result or {}).get("key")): f"{row.date}" for row in book.rows()}
+        if apply:
+            write_json(layout.refreshing, {"begun": datetime.now(UTC).isoformat(timespec="seconds")})
+            found, done.unread = resolve_ids(directory)
+        else:
+            found, done.unread = find_changes(directory)
+        done.changes = [_named(each, names) for each in found.changes]
+        if apply or follow_up:
+            bring_up(config, book, done)
+        else:
+            done.behind = [str(run) for _, run, _ in _lagging(book, read_catalogue(directory), done)]
+        return done
     finally:
         if ledger is None:
             book.close()
-    return done
+
+
+def catalogue_of(config: WatchConfig) -> Path:
+    """Return the directory of the catalogue of a series."""
+    return config.catalogue or Layout(config.out).catalogue
+
+
+def bring_up(config: WatchConfig, book: Ledger, done: Refresh) -> None:
+    """Bring all published maps to what the catalogue says now; one that cannot be written does not stop the others."""
+    layout = Layout(config.out)
+    with book.maintaining():
+        for row, run, legend in _lagging(book, read_catalogue(catalogue_of(config)), done):
+            try:
+                rewrite_run(run, legend, "refresh")
+                follow_report(run)
+            except (InputError, OSError) as error:
+                logger.warning("%s", error)
+                done.failed[str(run)] = str(error)
+                continue
+            restate(layout, book, row, run, f"followed the catalogue, {datetime.now(UTC):%F %T}")
+            done.rewritten.append(str(run))
+        if not done.failed:
+            layout.refreshing.unlink(missing_ok=True)
+
+
+def restate(layout: Layout, book: Ledger, row: Row, run: Path, why: str) -> None:
+    """Give a run that was rewritten its place in the series, and tell the ledger what is published now."""
+    before = checksums(run)
+    try:
+        extend_series(layout, run, str(row.date))
+    except InputError as error:  # on another grid than the series: it was never in it
+        logger.warning("%s", error)
+    if (after := checksums(run)) != before:  # its item says of which collection it is
+        note_edit(run, "series", before, after)
+    book.restate(row.id, describe_result(run), why)
+
+
+def _lagging(book: Ledger, catalogue: Catalogue, done: Refresh) -> Iterator[tuple[Row, Path, Legend]]:
+    """Yield the published runs whose legends are not what they would be by the catalogue, with that one."""
+    for row in book.rows():
+        run = Path(str((row.result or {}).get("run", "")))
+        if row.state != "published" or not (run / "run.json").exists():
+            continue
+        try:
+            result = open_result(run)
+            entry = catalogue.card.run(str(result.record.key))
+            legend = follow(result.legend, catalogue.legend, entry.remaps if entry else ())
+        except InputError as error:  # `maintain` finds out what it is
+            done.failed[str(run)] = str(error)
+            continue
+        if legend != result.legend:
+            yield row, run, legend
+
+
+def _named(change: Change, names: dict[str, str]) -> Change:
+    return Change(**{**vars(change), "runs": tuple(names.get(key, key[:12]) for key in change.runs)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -12,9 +13,13 @@ import yaml
 
 from flows import series_commands
 from flows.cli import main
+from flows.refresh_catalogue import refresh_table
+from flows.series_commands import to_table
+from pipeline.catalogue.resolve import Change
 from pipeline.run import segment
 from pipeline.settings import Settings
 from pipeline.watch import Outcome, Pass
+from pipeline.watch.refresh import Refresh
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import position_code, write_raster
 
@@ -77,12 +82,52 @@ def test_maintenance_says_what_it_found(config: Path, capsys: pytest.CaptureFixt
     deliver(config.parent / "drop" / "a_20100629.tif")
     assert main(["watch", str(config)]) == 0
     assert main(["maintain", str(config)]) == 0
-    assert "1 published run(s) checked, 0 damaged, 0 old removed" in capsys.readouterr().out
-    (config.parent / "maps" / "runs" / "2010-06-29" / "classes.json").unlink()
+    assert "1 published run(s) checked, 0 damaged, 0 repaired, 0 old removed" in capsys.readouterr().out
+    run = config.parent / "maps" / "runs" / "2010-06-29"
+    (run / "labels.tif").unlink()
+    assert main(["maintain", str(config)]) == 0
+    assert "repaired     drop 2010-06-29: " in capsys.readouterr().out
+    (run / "classes.json").unlink()
     assert main(["maintain", str(config)]) == 3
     assert "classes.json missing; the next pass makes it anew" in capsys.readouterr().out
     assert main(["watch", str(config)]) == 0
     assert "published    drop 2010-06-29" in capsys.readouterr().out
+
+
+def test_a_refresh_tells_what_it_would_do_and_does_it_on_request(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["refresh", str(config)]) == 2, "this series has no catalogue"
+    assert "holds no catalogue" in capsys.readouterr().err
+    values = yaml.safe_load(config.read_text()) | {"ids": "catalogue"}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    deliver(config.parent / "drop" / "a_20100629.tif")
+    assert main(["watch", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["refresh", str(config)]) == 0
+    assert "0 change(s) found; 0 run(s) rewritten" in capsys.readouterr().out
+    assert main(["classes", "merge", str(config.parent / "maps" / "catalogue"), "1", "0"]) == 0
+    capsys.readouterr()
+    assert main(["refresh", str(config), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["behind"] == [str(config.parent / "maps" / "runs" / "2010-06-29")]
+    assert main(["refresh", str(config), "--follow", "--apply"]) == 2
+    assert "leave --follow out" in capsys.readouterr().err
+    assert main(["refresh", str(config), "--follow"]) == 0
+    assert "rewritten    " in capsys.readouterr().out
+    assert main(["refresh", str(config), "--apply"]) == 0
+    assert "0 change(s) carried out; 0 run(s) rewritten" in capsys.readouterr().out
+
+
+def test_a_table_of_changes_can_be_reviewed() -> None:
+    changes = [Change(7, 1, pixels=12000, distance=0.41), Change(2, 1, ("2014-07-20",), 345, 0.93, 0.6, 0.75)]
+    assert to_table(changes).splitlines() == [
+        "class  is  in          pixels  resembles  distance  ground",
+        "7      1   all dates   12,000  -          0.41      -",
+        "2      1   2014-07-20  345     93%        0.60      75%",
+    ]
+    rows = refresh_table(Refresh(changes, applied=True, rewritten=["runs/2014-07-20"]))
+    assert [row["what"] for row in rows] == ["carried out", "carried out", "rewritten"]
+    assert len({tuple(sorted(row)) for row in rows}) == 1, "an artifact needs the same columns in every row"
 
 
 def test_a_source_out_of_reach_is_told_and_the_exit_says_try_again(

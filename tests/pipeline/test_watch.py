@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,16 @@ import rasterio
 import xarray as xr
 
 from pipeline.acquisitions import DeliveryError
+from pipeline.catalogue import stage
+from pipeline.catalogue.attachment import Attachment
 from pipeline.catalogue.desk import merge, rename_class
-from pipeline.catalogue.values import Catalogue, Members
+from pipeline.catalogue.values import Catalogue
+from pipeline.checksums import checksums
 from pipeline.errors import InputError
 from pipeline.ledger import Ledger
 from pipeline.ledger.holder import Holder
-from pipeline.legend import Legend
 from pipeline.logs import current_ids
+from pipeline.publish import write_outputs
 from pipeline.report import remake_report
 from pipeline.results import open_result
 from pipeline.run import segment
@@ -33,8 +37,8 @@ from pipeline.series import read_dates
 from pipeline.settings import Settings
 from pipeline.watch import Pass, WatchConfig, watch
 from pipeline.watch.inspection import Reference, inspect_delivery
-from pipeline.watch.maintenance import maintain
-from pipeline.watch.refresh import find_alike, refresh
+from pipeline.watch.maintenance import Upkeep, maintain
+from pipeline.watch.refresh import refresh
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import GRID, shift, write_raster
 
@@ -135,7 +139,7 @@ def test_a_ledger_of_any_kind_serves_passes_upkeep_and_refresh(
     scene(drop / "c_20140720.tif", 4)
     assert kinds(do_pass(config)) == {"drop 2012-07-31": "quarantined", "drop 2014-07-20": "published"}
     assert kinds(do_pass(config)) == {}
-    (config.out / "runs" / "2010-06-29" / "labels.tif").unlink()
+    (config.out / "runs" / "2010-06-29" / "run.json").unlink()
     assert list(maintain(config).damaged) == ["drop 2010-06-29"]
     assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
     assert not maintain(config).damaged
@@ -328,6 +332,76 @@ def test_a_failure_is_tried_again_and_goes_on_from_what_is_there(
         assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
 
 
+def test_a_file_that_changes_while_a_run_reads_it_is_read_anew(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    """Whatever the moment: what is published is of files that were whole and looked at."""
+    clock = [time.time()]
+    with Ledger(config.ledger_address, "nd", lambda: clock[0]) as ledger:
+        for moment in ("before", "during"):
+            image = scene(drop / "a_20100629.tif", 1)
+
+            def meddle(source: list[str], out: str, settings: dict[str, Any], moment: str = moment) -> object:
+                scene(Path(source[0]), 2)
+                if moment == "before":
+                    return run_here(source, out, settings)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("pipeline.run.write_outputs", change_and_write)
+                    return run_here(source, out, settings)
+
+            def change_and_write(*args: Any, **options: Any) -> None:
+                scene(drop / "a_20100629.tif", 3)
+                write_outputs(*args, **options)
+
+            done = do_pass(config, segment=meddle, ledger=ledger)
+            assert kinds(done) == {"drop 2010-06-29": "failed"}
+            assert "changed while" in str(done.outcomes[0].reason) or "changed since" in str(done.outcomes[0].reason)
+            clock[0] += 3600
+            assert kinds(do_pass(config, ledger=ledger)) == {"drop 2010-06-29": "published"}
+            (row,) = ledger.rows(with_inputs=True)
+            assert row.inputs[0].sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
+            record = open_result(config.out / "runs" / "2010-06-29").record
+            assert [each.sha256 for each in record.inputs] == [row.inputs[0].sha256]
+            assert not maintain(config, ledger=ledger).damaged
+            clock[0] += 3600
+
+
+def test_a_ledger_that_was_deleted_is_made_anew_from_what_is_published(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    for seed, date in enumerate(("20100629", "20120731")):
+        scene(drop / f"a_{date}.tif", seed)
+    do_pass(config)
+    before = {date: checksums(config.out / "runs" / date) for date in DATES[:2]}
+    (config.out / "ledger.db").unlink()
+    assert set(kinds(do_pass(config)).values()) == {"published"}
+    assert len(trainings) == 1, "nothing is done again"
+    assert {date: checksums(config.out / "runs" / date) for date in DATES[:2]} == before
+    assert maintain(config) == Upkeep(checked=2)
+    assert kinds(do_pass(config)) == {}
+
+
+def test_a_machine_whose_clock_is_wrong_takes_work_over_and_still_nothing_is_published_twice(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    """A day ahead, every lease of others has run out; which of the two may publish is the token's to say."""
+    scene(drop / "a_20100629.tif")
+    inner: list[Pass] = []
+
+    def be_robbed(source: list[str], out: str, settings: dict[str, Any]) -> object:
+        with Ledger(config.ledger_address, "nd", lambda: time.time() + 86_400) as ahead:
+            inner.append(do_pass(config, ledger=ahead))
+        return run_here(source, out, settings)
+
+    first = do_pass(config, segment=be_robbed)
+    assert [kinds(each) for each in inner] == [{"drop 2010-06-29": "published"}]
+    assert kinds(first) == {"drop 2010-06-29": "fenced"}
+    with Ledger(config.ledger_address, "nd") as ledger:
+        (row,) = ledger.rows()
+        assert [what for _, what, _ in ledger.history(row.id)].count("published") == 1
+    assert maintain(config) == Upkeep(checked=1)
+
+
 def test_of_two_passes_at_once_one_gets_each_acquisition(config: WatchConfig, drop: Path, trainings: list[str]) -> None:
     scene(drop / "a_20100629.tif")
     inner: list[Pass] = []
@@ -423,37 +497,129 @@ def test_what_an_analyst_edits_is_no_damage_and_damage_to_it_is(
     assert kinds(do_pass(config)) == {}
     assert open_result(run).legend.classes[0].name == "water"
     truncate(run / "labels.tif")
-    assert "labels.tif changed" in maintain(config).damaged["drop 2010-06-29"]
+    assert "labels.tif changed" in maintain(config).repaired["drop 2010-06-29"]
+    assert open_result(run).legend.classes[0].name == "water", "what is mended keeps the edits"
+    truncate(run / "classes.json")
+    assert "classes.json changed" in maintain(config).damaged["drop 2010-06-29"]
     assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
     assert not maintain(config).damaged
     assert not (run / "edits.json").exists(), "the run made anew has no edits"
 
 
-def test_maintenance_finds_what_is_damaged_and_the_next_pass_makes_it_anew(
+def test_a_run_whose_labels_are_damaged_is_made_anew_by_the_next_pass(
     config: WatchConfig, drop: Path, trainings: list[str]
 ) -> None:
     scene(drop / "a_20100629.tif")
     do_pass(config)
-    labels = config.out / "runs" / "2010-06-29" / "labels.tif"
-    good = pixels(labels)
+    run = config.out / "runs" / "2010-06-29"
+    good = pixels(run / "labels.tif")
     assert not maintain(config).damaged
-    labels.write_bytes(labels.read_bytes()[:-9] + b"123456789")
-    done = maintain(config)
-    assert "labels.tif changed" in done.damaged["drop 2010-06-29"]
+    flip(next(path for path in (run / "labels.zarr" / "labels" / "c").rglob("*") if path.is_file()))
+    assert "labels.zarr changed" in maintain(config).damaged["drop 2010-06-29"]
     assert kinds(do_pass(config)) == {"drop 2010-06-29": "published"}
-    np.testing.assert_array_equal(pixels(labels), good)
-    assert not maintain(config).damaged
+    np.testing.assert_array_equal(pixels(run / "labels.tif"), good)
+    assert maintain(config) == Upkeep(checked=1)
+
+
+def flip(path: Path) -> None:
+    """Change a byte in the middle of a file, as a bad disk does: its size and time stay."""
+    found, then = bytearray(path.read_bytes()), path.stat()
+    found[len(found) // 2] ^= 0xFF
+    path.unlink()  # it may have other names
+    path.write_bytes(bytes(found))
+    os.utime(path, (then.st_atime, then.st_mtime))
+
+
+def test_what_follows_from_the_labels_is_made_of_them_again(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    scene(drop / "a_20100629.tif")
+    do_pass(config)
+    run = config.out / "runs" / "2010-06-29"
+    before = checksums(run)
+    for name in ("labels.tif", "labels.tif.aux.xml", "confidence.tif", "labels.qml", "item.json"):
+        for damage in (flip, Path.unlink):
+            damage(run / name)
+            done = maintain(config)
+            assert name in done.repaired["drop 2010-06-29"]
+            assert (done.damaged, done.broken) == ({}, {})
+            assert checksums(run) == before, "byte by byte what was published"
+    assert maintain(config) == Upkeep(checked=1)
+    assert len(trainings) == 1
+    assert kinds(do_pass(config)) == {}
+
+
+def test_what_is_published_beside_the_runs_is_compared_with_them_and_mended(
+    config: WatchConfig, drop: Path, trainings: list[str]
+) -> None:
+    dates = ("2010-06-29", "2012-07-31")
+    for seed, date in enumerate(dates):
+        scene(drop / f"a_{date.replace('-', '')}.tif", seed)
+    do_pass(config)
+    store = config.out / "series.zarr"
+    places = [
+        (next(path for path in (store / "labels" / "c" / "0").rglob("*") if path.is_file()), "series.zarr"),
+        (store / "zarr.json", "series.zarr"),
+        (config.out / "collection.json", "collection.json"),
+        (config.out / "classes.json", "classes.json"),
+        (next((config.out / "model").glob("*.json")), "model"),
+    ]
+    for path, told in places:
+        before = path.read_bytes()
+        for damage in (flip, Path.unlink):
+            damage(path)
+            done = maintain(config)
+            assert told in done.repaired, (path, damage, done)
+            assert (done.damaged, done.broken) == ({}, {})
+            assert path.read_bytes() == before
+            with xr.open_zarr(store, mask_and_scale=False) as series:
+                for index, date in enumerate(dates):
+                    labels = pixels(config.out / "runs" / date / "labels.tif")[0]
+                    np.testing.assert_array_equal(series.labels[index], labels)
+    shutil.rmtree(store)
+    assert "series.zarr" in maintain(config).repaired
+    assert maintain(config) == Upkeep(checked=2)
+
+
+def test_a_catalogue_that_is_damaged_is_told(attached: WatchConfig, drop: Path) -> None:
+    stepped(drop / "a_20100629.tif", 1)
+    do_pass(attached)
+    assert maintain(attached) == Upkeep(checked=1)
+    for path in ((attached.out / "catalogue").glob("*.*"), (attached.out / "catalogue" / "nodes").iterdir()):
+        for each in path:
+            good = each.read_bytes()
+            flip(each)
+            assert each.name in maintain(attached).broken["catalogue"]
+            each.write_bytes(good)
+    assert maintain(attached) == Upkeep(checked=1)
 
 
 def test_maintenance_removes_what_is_old(tmp_path: Path, drop: Path, trainings: list[str]) -> None:
-    config = make_config(tmp_path, retention={"work_days": 1, "copies_days": 1})
+    config = make_config(tmp_path, retention={"work_days": 1, "copies_days": 2})
     truncate(scene(drop / "a_20100629.tif"))
+    scene(drop / "a_20120731.tif")
+    scene(drop / "a_20140720.tif", 1)
+    os.utime(drop / "a_20140720.tif")  # still arriving
     do_pass(config)
-    left = config.out / "work" / "drop.2010-06-29"
-    left.mkdir(parents=True)
+    made = [
+        config.out / place / f"drop{sep}{date}" for place, sep in (("work", "."), ("copies", "/")) for date in DATES
+    ]
+    for each in made:
+        each.mkdir(parents=True)
+    works, copies = made[:2], made[3:5]  # of what is waiting nothing goes
     assert maintain(config).removed == []
-    assert maintain(config, now=time.time() + 90_000).removed == [str(left)]
-    assert not left.exists()
+    assert maintain(config, now=time.time() + 90_000).removed == [str(each) for each in works]
+    assert maintain(config, now=time.time() + 180_000).removed == [str(each) for each in copies]
+    assert [each.exists() for each in made] == [False, False, True] * 2
+    assert (config.out / "runs" / "2012-07-31" / "run.json").exists(), "what is published stays"
+
+
+def test_what_is_kept_for_ever_is_never_removed(tmp_path: Path, drop: Path, trainings: list[str]) -> None:
+    config = make_config(tmp_path, retention={"work_days": None, "copies_days": None})
+    scene(drop / "a_20100629.tif")
+    do_pass(config)
+    (config.out / "copies" / "drop" / "2010-06-29").mkdir(parents=True)
+    assert maintain(config, now=time.time() + 1e9).removed == []
 
 
 def test_what_a_reference_keeps_is_read_back(tmp_path: Path) -> None:
@@ -549,14 +715,14 @@ def test_a_release_with_another_setting_makes_nothing_due(tmp_path: Path) -> Non
 # With a catalogue: each date is trained anew, and its classes get the ids of those before --------------------------
 
 
-def stepped(path: Path, seed: int, classes: int = 4, side: int = 128, **options: Any) -> Path:
+def stepped(path: Path, seed: int, classes: int = 4, side: int = 128, noise: int | None = None, **options: Any) -> Path:
     """A scene of a few grey levels in patches, so that its classes are plain to see whatever the date."""
     levels_of = np.linspace(20, 235, classes).astype(np.uint8)
     patches = np.kron(
         np.random.default_rng(seed).integers(0, classes, (side // 16, side // 16)), np.ones((16, 16), int)
     )
-    noise = np.random.default_rng(seed + 1).integers(-3, 4, (2, side, side))
-    return scene(path, data=(levels_of[patches].astype(int) + noise).clip(1, 255).astype(np.uint8), **options)
+    speckle = np.random.default_rng(noise or seed + 1).integers(-3, 4, (2, side, side))
+    return scene(path, data=(levels_of[patches].astype(int) + speckle).clip(1, 255).astype(np.uint8), **options)
 
 
 @pytest.fixture
@@ -586,11 +752,14 @@ def test_dates_attach_to_a_catalogue_and_keep_their_ids(attached: WatchConfig, d
     assert all(abs(first[i] - second[i]) < 15 for i in shared), "one id means one grey on both dates"
 
     before = open_result(attached.out / "runs" / "2012-07-31").labels.values.copy()
-    assert refresh(attached).rewritten == [], "nothing to follow"
+    found = refresh(attached)
+    assert (found.changes, found.behind) == ([], []), "what is right stays, and there is nothing to follow"
     gone, kept = sorted(shared)[-1], sorted(shared)[0]
     merge(attached.out / "catalogue", [gone], kept)
     rename_class(attached.out / "catalogue", kept, "open water", None)
-    assert len(refresh(attached).rewritten) == 2
+    assert len(refresh(attached).behind) == 2
+    np.testing.assert_array_equal(open_result(attached.out / "runs" / "2012-07-31").labels.values, before)
+    assert len(refresh(attached, follow_up=True).rewritten) == 2
     for date in images:
         page = (attached.out / "runs" / date / "report.html").read_text("utf-8")
         assert f'data-name="{kept}">open water<' in page, "the report has the legend of the other outputs"
@@ -600,6 +769,121 @@ def test_dates_attach_to_a_catalogue_and_keep_their_ids(attached: WatchConfig, d
     with xr.open_zarr(attached.out / "series.zarr", mask_and_scale=False) as series:
         np.testing.assert_array_equal(series.labels[1], after)
     assert not maintain(attached).damaged, "what was rewritten is what is published"
+
+
+@pytest.fixture
+def mistaken(attached: WatchConfig, drop: Path, monkeypatch: pytest.MonkeyPatch) -> WatchConfig:
+    """Three dates, of which the last called two classes by each other's id when it attached."""
+    attach_right = stage.attach
+
+    def attach_wrong(base: Catalogue | None, *args: Any, **options: Any) -> Attachment:
+        found = attach_right(base, *args, **options)
+        if base is None or len(base.card.runs) != 2:
+            return found
+        low, high = sorted(set(found.mapping.values()))[:2]
+        swapped = {low: high, high: low}
+        return replace(found, mapping={local: swapped.get(known, known) for local, known in found.mapping.items()})
+
+    monkeypatch.setattr(stage, "attach", attach_wrong)
+    for noise, date in enumerate(DATES, 1):
+        stepped(drop / f"a_{date.replace('-', '')}.tif", 1, noise=noise)
+        assert set(kinds(do_pass(attached)).values()) == {"published"}
+    return attached
+
+
+DATES = ("2010-06-29", "2012-07-31", "2014-07-20")
+
+
+def greys(config: WatchConfig, drop: Path) -> list[dict[int, float]]:
+    images = [drop / f"a_{date.replace('-', '')}.tif" for date in DATES]
+    return [grey_of_each_id(config.out / "runs" / date, image) for date, image in zip(DATES, images, strict=True)]
+
+
+def spread(config: WatchConfig, drop: Path) -> float:
+    """By how much the grey of one id differs from date to date, at most."""
+    seen = greys(config, drop)
+    return max(float(np.ptp([each[i] for each in seen if i in each])) for i in set().union(*seen))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("ledger.db", "lock") and path.suffix != ".lock"
+    }
+
+
+def test_a_date_that_got_wrong_ids_is_found_by_the_others_and_put_right(mistaken: WatchConfig, drop: Path) -> None:
+    assert spread(mistaken, drop) > 50
+    before, ids = content(mistaken.out), [open_result(mistaken.out / "runs" / date).legend.ids for date in DATES]
+    found = refresh(mistaken)
+    assert content(mistaken.out) == before, "without a word more nothing is written"
+    assert {each.runs for each in found.changes} == {("2014-07-20",)}
+    assert len(found.changes) == 2
+
+    done = refresh(mistaken, apply=True)
+    assert done.changes == found.changes, "what was told is what is done"
+    assert [Path(run).name for run in done.rewritten] == ["2014-07-20"]
+    assert spread(mistaken, drop) < 15
+    assert [open_result(mistaken.out / "runs" / date).legend.ids for date in DATES] == ids, "no id is new"
+    assert not mistaken.out.joinpath("refresh.json").exists()
+
+    run = mistaken.out / "runs" / "2014-07-20"
+    published = open_result(run)
+    np.testing.assert_array_equal(pixels(run / "labels.tif")[0], published.labels.values)
+    with xr.open_zarr(mistaken.out / "series.zarr", mask_and_scale=False) as series:
+        np.testing.assert_array_equal(series.labels[2], published.labels.values)
+    item = json.loads((run / "item.json").read_text())
+    said = {
+        each["value"]: each["count"]
+        for each in item["assets"]["labels"]["classification:classes"]
+        if each["value"] != 255
+    }
+    assert said == {each.id: each.pixels for each in published.legend.classes}
+    (remap,) = published.legend.remaps
+    assert {change.gone: change.kept for change in done.changes} == dict(remap.ids), "the map says what was done to it"
+    assert json.loads((run / "edits.json").read_text())["edits"][0]["what"] == "refresh"
+
+    assert not maintain(mistaken).damaged, "what was done on purpose is no damage"
+    again = refresh(mistaken, apply=True)
+    assert (again.changes, again.rewritten) == ([], [])
+    assert kinds(do_pass(mistaken)) == {}
+    image = stepped(drop / "a_20160701.tif", 1, noise=4)
+    assert kinds(do_pass(mistaken)) == {"drop 2016-07-01": "published"}
+    newest = grey_of_each_id(mistaken.out / "runs" / "2016-07-01", image)
+    assert all(
+        abs(grey - greys(mistaken, drop)[0][i]) < 15 for i, grey in newest.items() if i in greys(mistaken, drop)[0]
+    )
+
+
+@pytest.mark.parametrize("step", ["rewrite_run", "extend_series"])
+def test_who_dies_while_ids_are_put_right_leaves_what_maintenance_ends(
+    step: str, mistaken: WatchConfig, drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        """As a signal."""
+
+    def die(*_: object) -> None:
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(f"pipeline.watch.refresh.{step}", die)
+        with pytest.raises(Death):
+            refresh(mistaken, apply=True)
+    assert not maintain(mistaken).damaged
+    assert spread(mistaken, drop) < 15
+    with xr.open_zarr(mistaken.out / "series.zarr", mask_and_scale=False) as series:
+        np.testing.assert_array_equal(series.labels[2], open_result(mistaken.out / "runs" / "2014-07-20").labels.values)
+    assert refresh(mistaken).changes == []
+    assert not maintain(mistaken).repaired
+
+
+def test_a_run_of_which_nothing_is_kept_is_named_and_keeps_its_ids(mistaken: WatchConfig) -> None:
+    for path in (mistaken.out / "catalogue" / "nodes").iterdir():
+        path.unlink()
+    found = refresh(mistaken)
+    assert len(found.unread) == 3
+    assert all(not each.runs for each in found.changes), "whole classes can be compared without it"
 
 
 def test_a_changed_quad_costs_itself_and_its_neighbours(
@@ -613,17 +897,3 @@ def test_a_changed_quad_costs_itself_and_its_neighbours(
     assert kinds(do_pass(attached)) == {"drop 2010-06-29": "published"}
     assert len(trainings) <= 5 + 2, "itself, and the neighbour whose overlap reaches into it"
     assert open_result(attached.out / "runs" / "2010-06-29").record.blocks.reused >= 3
-
-
-def test_classes_that_came_to_be_alike_are_found(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    centres = {0: 0.0, 1: 30.0, 2: 30.5, 3: 60.0}
-    ids = np.repeat(list(centres), 50)
-    features = np.array([centres[int(i)] for i in ids])[:, None] + rng.normal(0, 1, (200, 4))
-    members = Members(ids, np.full(200, 500), features)
-    card = SimpleNamespace(runs=())
-    known = Catalogue(Legend.from_counts(dict.fromkeys(centres, 500)), card, members, np.eye(4))  # type: ignore[arg-type]
-    (found,) = find_alike(known)
-    assert (found.gone, found.kept) == (2, 1)
-    assert found.distance < 0.5
-    assert find_alike(known, limit=0.01) == []
