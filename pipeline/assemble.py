@@ -28,6 +28,7 @@ from pipeline.train import peak_rss_bytes
 from pipeline.workspace import read_json
 
 STAGE, BEGUN = "cut", "begun"
+REPAIR = "repair"
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,36 @@ def read_alignment(plan: Plan) -> Alignment | None:
     return None if found is None else Alignment.from_json(found)
 
 
+def read_labels(
+    plan: Plan, block: Block, store: RawStore | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """Return local labels and margins of a block's wide window as they count: repaired where they were.
+
+    None for a block without any.
+    """
+    again = plan.folders.repaired / "labels" / f"{block.name}.npz"
+    if again.exists():
+        with np.load(again, allow_pickle=False) as arrays:
+            return arrays["labels"], arrays["margin"]
+    return (store or RawStore.open(plan.folders.raw, plan.grid)).read(block)
+
+
+def sums_of(plan: Plan, name: str) -> dict[str, Any]:
+    """Return what was counted in the core of a block with the labels that count; empty without any."""
+    return plan.folders.done(REPAIR, name) or plan.folders.done("predict", name) or {}
+
+
 class Neighbourhood:
     """The raw labels and margins of a block and those around it, in global ids; each read once."""
 
-    def __init__(self, store: RawStore, grid: BlockGrid, nodes: dict[Index, Node]) -> None:
-        self._store, self._grid, self._nodes = store, grid, nodes
+    def __init__(self, plan: Plan, nodes: dict[Index, Node]) -> None:
+        self._plan, self._store, self._nodes = plan, RawStore.open(plan.folders.raw, plan.grid), nodes
         self._seen: dict[Index, tuple[Labels, NDArray[np.uint8]] | None] = {}
 
     def _of(self, index: Index) -> tuple[Labels, NDArray[np.uint8]] | None:
         if index not in self._seen:
-            raw = self._store.read(self._grid.block(index)) if index in self._nodes else None
+            block = self._plan.grid.block(index)
+            raw = read_labels(self._plan, block, self._store) if index in self._nodes else None
             self._seen[index] = None if raw is None else _translate(*raw, self._nodes[index])
         return self._seen[index]
 
@@ -150,7 +171,7 @@ def assemble_block(plan: Plan, task: Task) -> dict[str, Any]:
     block, grid, costs = task.block, plan.grid, Costs()
     begin_core(plan, task)
     with costs.computing("cut"), _healing(plan):
-        around = Neighbourhood(RawStore.open(plan.folders.raw, grid), grid, task.nodes)
+        around = Neighbourhood(plan, task.nodes)
         labels, confidence = _join(grid, block, around, np.dtype(plan.settings.label_dtype))
     return write_core(plan, task, labels, confidence, costs)
 
@@ -246,11 +267,10 @@ def straight_labels(plan: Plan, alignment: Alignment | None, window: Window) -> 
     """Return the map as it is before the cut: each core as its own block labelled it, in global ids."""
     dtype = plan.settings.label_dtype
     labels: Labels = np.full(window.shape, NODATA[dtype], dtype)
-    store = RawStore.open(plan.folders.raw, plan.grid)
     for block in plan.grid.touching(window):
         nodes = task_of(plan, block, alignment).nodes
         try:
-            found = Neighbourhood(store, plan.grid, nodes).labels(block.index)
+            found = Neighbourhood(plan, nodes).labels(block.index)
         except DamagedError:  # the block was left out for that already
             found = None
         if found is not None:

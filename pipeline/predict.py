@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ktex_model.model import NO_CLASS
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
-from pipeline.assemble import Task, begin_core, is_assembled, task_of, write_core
+from pipeline.assemble import REPAIR, Task, begin_core, is_assembled, read_labels, task_of, write_core
 from pipeline.blocks import Block, Index, Window
 from pipeline.catalogue.sites import see_sites, sites_of_block
 from pipeline.costs import Costs
@@ -67,6 +67,12 @@ def prediction_key(plan: Plan, block: Block) -> str:
     return f"{plan.key(block.read)}-{'none' if found is None else found[1]}"
 
 
+def labels_key(plan: Plan, block: Block) -> str:
+    """Return what the labels of a block rest on as they count: its prediction, and what repair has made of it."""
+    again = plan.folders.done(REPAIR, block.name)
+    return prediction_key(plan, block) + ("" if again is None else f"-{again['labels']}")
+
+
 def is_predicted(plan: Plan, block: Block) -> bool:
     """Whether a block is labelled, from the files and by the model that it would be labelled with now."""
     found = plan.folders.done(STAGE, block.name)
@@ -82,9 +88,11 @@ def core_task(plan: Plan, block: Block) -> Task:
 
 def forget_prediction(plan: Plan, block: Block) -> None:
     """Drop what an earlier try left of a block: its marker first, so that nobody relies on the rest."""
-    plan.folders.marker(STAGE, block.name).unlink(missing_ok=True)
-    plan.folders.signature(block.name).unlink(missing_ok=True)
-    plan.folders.members(block.name).unlink(missing_ok=True)
+    for stage in (STAGE, REPAIR):
+        plan.folders.marker(stage, block.name).unlink(missing_ok=True)
+    for folder in (plan.folders.work, plan.folders.repaired):
+        for kind in ("signatures", "members", "labels"):
+            (folder / kind / f"{block.name}.npz").unlink(missing_ok=True)
     plan.folders.view(block.name).unlink(missing_ok=True)
     if plan.labels_at_once:
         begin_core(plan, core_task(plan, block))
@@ -115,22 +123,32 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
     else:
         with costs.moving("write"):
             RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
+    keep_view(plan, block, pixels)
+    return leave_description(plan, block, pixels, prediction.labels, plan.folders.work, plan.k, costs)
+
+
+def leave_description(
+    plan: Plan, block: Block, pixels: Pixels, labels: NDArray[np.uint8], folder: Path, k: int, costs: Costs
+) -> dict[str, Any]:
+    """Write signatures and members of the classes of a block into `folder`, and return the sums of its `k` classes.
+
+    `pixels` are those of the read window, `labels` of the wide one.
+    """
+    image, wide, core = plan.scaled(pixels), block.wide_in_read.slices, block.core_in_wide.slices
     with costs.computing("signature"):
         signature, members = describe_classes(
             block.index,
             image.window(wide),
             pixels.valid[wide],
-            prediction.labels,
+            labels,
             per_side=windows_per_side(len(plan.grid)) if plan.one_model else None,
         )
-        core = block.core_in_wide.slices
         most = sites_of_block(len(plan.grid))
-        members = replace(members, sites=see_sites(plan.scene.geobox, block.core, prediction.labels[core], most))
-    replace_arrays(plan.folders.signature(block.name), signature.to_arrays())
-    replace_arrays(plan.folders.members(block.name), members.to_arrays())
-    keep_view(plan, block, pixels)
+        members = replace(members, sites=see_sites(plan.scene.geobox, block.core, labels[core], most))
+    replace_arrays(folder / "signatures" / f"{block.name}.npz", signature.to_arrays())
+    replace_arrays(folder / "members" / f"{block.name}.npz", members.to_arrays())
     with costs.computing("predict"):
-        return spectra(prediction.labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], plan.k)
+        return spectra(labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], k)
 
 
 def model_of(plan: Plan, name: str) -> tuple[Path, str] | None:
@@ -192,7 +210,7 @@ def compare_pair(plan: Plan, pair: tuple[Index, Index]) -> Overlap | None:
 def _said(plan: Plan, block: Block, shared: Window) -> tuple[BlockSignature, NDArray[np.uint8]] | None:
     """Return a block's signature and its labels of a window; None where it has no valid pixels or failed."""
     signature = read_signature(plan, block.index)
-    raw = RawStore.open(plan.folders.raw, plan.grid).read(block)
+    raw = read_labels(plan, block)
     if signature is None or raw is None:
         return None
     return signature, raw[0][shared.relative_to(block.wide).slices]

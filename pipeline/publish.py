@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.align import Alignment
+from pipeline.align import Alignment, Repair
 from pipeline.areas import class_areas
-from pipeline.assemble import straight_labels
+from pipeline.assemble import straight_labels, sums_of
 from pipeline.blocks import Block
 from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
 from pipeline.catalogue.store import read_catalogue
@@ -102,9 +102,9 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
     for block in blocks:
         for class_id, count in (plan.folders.done("cut", block.name) or {}).get("counts", {}).items():
             pixels[int(class_id)] += count
-        said = plan.folders.done("predict", block.name) or {}
+        said = sums_of(plan, block.name)
         if "counts" in said:
-            ids = _global_ids(plan, alignment, block)
+            ids = _global_ids(plan, len(said["counts"]), alignment, block)
             np.add.at(counted, ids, said["measured"])
             for band, values in zip(sums, said["sums"], strict=True):
                 np.add.at(band, ids, values)
@@ -118,10 +118,10 @@ def make_legend(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]
     )
 
 
-def _global_ids(plan: Plan, alignment: Alignment | None, block: Block) -> NDArray[np.intp]:
-    ids = np.full(plan.k, NODATA[plan.settings.label_dtype], dtype=np.intp)
+def _global_ids(plan: Plan, count: int, alignment: Alignment | None, block: Block) -> NDArray[np.intp]:
+    ids = np.full(count, NODATA[plan.settings.label_dtype], dtype=np.intp)
     if alignment is None:
-        return np.arange(plan.k)
+        return np.arange(count)
     lookup = alignment.lookup[block.index]
     ids[: len(lookup)] = lookup
     return ids
@@ -198,7 +198,27 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
         new_classes=[each.id for each in alignment.classes],
         merge_log=[dict(vars(merge)) for merge in alignment.merges],
         flags=list(alignment.flags),
+        repairs=[_describe_repair(alignment, each) for each in alignment.repairs],
+        confusions=[{"ids": list(c.classes), "pixels": c.pixels, "share": c.share} for c in alignment.confusions],
+        contested=[{"block": list(c.block), "shared_px": c.shared_px, "share": c.share} for c in alignment.contested],
     )
+
+
+def _describe_repair(alignment: Alignment, repair: Repair) -> dict[str, Any]:
+    """Say in global ids what became of a class that held two."""
+    lookup = alignment.lookup[repair.block]
+    told = repair.told_px
+    return {
+        "block": list(repair.block),
+        "local_id": repair.id,
+        "id": int(lookup[repair.id]),
+        "new_id": None if repair.new_id is None else int(lookup[repair.new_id]),
+        "donor": None if repair.donor is None else list(repair.donor),
+        "told_px": told,
+        "disagreement_before": round(repair.before / told, 4) if told else None,
+        "disagreement_after": round(repair.after / told, 4) if told else None,
+        "changed_px": repair.pixels if repair.new_id is not None else 0,
+    }
 
 
 def make_run_record(run: Run, *, under_way: str = "publish") -> RunRecord:

@@ -142,6 +142,9 @@ class AlignmentMetrics(_Part):
     new_classes: list[JsonValue] = Field(default_factory=list)
     merge_log: list[JsonValue] = Field(default_factory=list)
     flags: list[str] = Field(default_factory=list)
+    repairs: list[JsonValue] = Field(default_factory=list)
+    confusions: list[JsonValue] = Field(default_factory=list)
+    contested: list[JsonValue] = Field(default_factory=list)
     catalogue: dict[str, JsonValue] | None = None
 
 

@@ -19,7 +19,6 @@ from typing import Any, Protocol, Self, TypeVar
 import xarray as xr
 
 from ktex_model.radiometry import Scaling
-from pipeline.align import Overlap, align
 from pipeline.assemble import BEGUN, assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
 from pipeline.assemble import STAGE as CUT
 from pipeline.blocks import Block
@@ -30,16 +29,13 @@ from pipeline.engine import Capacity, Engine, check_engine, limit_threads, open_
 from pipeline.errors import RunFailedError
 from pipeline.imagery import open_source
 from pipeline.logs import Bound, bound
-from pipeline.metrics import overlap_disagreement
 from pipeline.objects import to_text
 from pipeline.pixels import InputFile, Report
 from pipeline.plan import Plan, code_version, make_plan, project_cost
 from pipeline.predict import (
-    compare_pair,
     is_predicted,
+    labels_key,
     predict_block,
-    prediction_key,
-    read_signature,
     train_and_predict,
 )
 from pipeline.projection import fit_workers, machine_memory
@@ -53,6 +49,7 @@ from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.target import Target, open_target
 from pipeline.train import is_trained, peak_rss_bytes, train_global
+from pipeline.vocabulary import find_vocabulary
 from pipeline.workspace import RECORD, Workspace, write_json
 
 logger = logging.getLogger(__name__)
@@ -370,22 +367,8 @@ def _align(run: Run, engine: Engine, report: Report) -> None:
     if plan.one_model:
         report(1, 1)
         return
-    alive, overlaps = {block.index for block in run.alive()}, list[Overlap]()
-    pairs = [pair for pair in plan.grid.pairs() if alive.issuperset(pair)]
-    for done, outcome in enumerate(engine.map(partial(compare_pair, plan), pairs), 1):
-        if outcome.error is not None:
-            raise RunFailedError(f"blocks {outcome.item} could not be compared: {outcome.error}") from outcome.error
-        if outcome.result is not None:
-            overlaps.append(outcome.result)
-        report(done, len(pairs) + 1)
-    overlaps.sort(key=lambda shared: (shared.a, shared.b))
-    signatures = [found for block in run.alive() if (found := read_signature(plan, block.index)) is not None]
-    if not signatures:
-        raise RunFailedError("no block with valid pixels could be labelled; see the log")
-    solved = align(signatures, overlaps, classes=plan.settings.global_classes, seed=plan.settings.seed)
-    disagreement = overlap_disagreement(solved, signatures, overlaps)
-    write_json(plan.folders.alignment, solved.to_json() | {"overlap_disagreement": disagreement})
-    report(len(pairs) + 1, len(pairs) + 1)
+    found = find_vocabulary(plan, run.alive(), engine, report)
+    write_json(plan.folders.alignment, found.alignment.to_json() | {"overlap_disagreement": found.disagreement})
 
 
 def _attach(run: Run, _: Engine, report: Report) -> None:
@@ -425,7 +408,7 @@ def _cut(run: Run, engine: Engine, report: Report) -> None:
     _make_label_store(run)
     erase_failed(plan, run.failed)
     alignment, alive = read_vocabulary(plan), run.alive()
-    keys = {block.index: prediction_key(plan, block) for block in alive}
+    keys = {block.index: labels_key(plan, block) for block in alive}
     tasks = (task_of(plan, block, alignment, keys) for block in alive)
     books.reused = _each(
         run, engine, partial(assemble_block, plan), tasks, len(alive), report,

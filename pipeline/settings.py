@@ -55,6 +55,8 @@ class Settings(BaseModel):
         Catalogue of classes, or earlier run, whose ids the classes of this run shall have.
     global_classes
         Fixed number of classes of the aligned map; None finds it.
+    repair
+        Whether classes of single blocks that hold two of the map are split by the models of others, where that helps.
     sample_windows, sample_px
         Size of a training sample: so many windows of so many pixels a side.
     options
@@ -101,6 +103,7 @@ class Settings(BaseModel):
     model: Path | None = None
     catalogue: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=65535)
+    repair: bool = True
     sample_windows: int = Field(16, ge=1)
     sample_px: int = Field(256, ge=64)
     options: dict[str, Option] = Field(default_factory=dict)

@@ -160,11 +160,20 @@ class Folders:
 
     def signature(self, name: str) -> Path:
         """File of the signatures of a block's classes."""
-        return self.work / "signatures" / f"{name}.npz"
+        return self._current("signatures", name)
 
     def members(self, name: str) -> Path:
         """File of the members of a block's classes; ``attached``: of all that the catalogue is to learn."""
-        return self.work / "members" / f"{name}.npz"
+        return self._current("members", name)
+
+    @property
+    def repaired(self) -> Path:
+        """What the repair has put in the place of what blocks left: labels, signatures and members."""
+        return self.work / "repaired"
+
+    def _current(self, kind: str, name: str) -> Path:
+        again = self.repaired / kind / f"{name}.npz"
+        return again if again.exists() else self.work / kind / f"{name}.npz"
 
     def marker(self, stage: str, name: str) -> Path:
         """File that says that `stage` has done its work on the block `name`."""

@@ -3,7 +3,7 @@
 from pipeline.align.cut import NO_OWNER, compose, gather
 from pipeline.align.measure import measure, overlap
 from pipeline.align.solve import align
-from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Overlap
+from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Mixed, Overlap, Repair
 
 __all__ = [
     "NO_OWNER",
@@ -11,7 +11,9 @@ __all__ = [
     "BlockSignature",
     "ClassSummary",
     "Merge",
+    "Mixed",
     "Overlap",
+    "Repair",
     "align",
     "compose",
     "gather",

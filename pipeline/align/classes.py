@@ -113,15 +113,19 @@ def reduce_clusters(
     features: Float,
     weight: Float,
     variance: Float,
+    telling: NDArray[np.bool_],
     centres: Float,
     limits: Limits,
     rng: np.random.Generator,
 ) -> Clusters:
-    """Dissolve and join clusters until each can be told from the others, or the number asked for is reached."""
+    """Dissolve and join clusters until each can be told from the others, or the number asked for is reached.
+
+    `telling` ``(N,)`` are the nodes that are evidence: those with features that hold one class.
+    """
     distance = squared_distances(features, centres)
     found = Clusters(centres, np.arange(len(centres)))
     nearest = found.nearest(distance)
-    ground = Ground.of(graph, features, weight, variance, rng)
+    ground = Ground.of(graph, features, weight, variance, telling, rng)
     while len(found.classes) > 1:
         seen = weigh(ground, found.owner[nearest])
         missing = np.setdiff1d(found.classes, seen.names)
@@ -146,12 +150,14 @@ def reduce_clusters(
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What evidence rests on: nodes with features, and cells between them; of very many pairs of blocks a sample.
+    """What evidence rests on: nodes that tell, and cells between them; of very many pairs of blocks a sample.
 
     Attributes
     ----------
     nodes
-        ``(M,)`` nodes with features; `features`, `weight`, `variance` and `pixels` are theirs.
+        ``(M,)`` such nodes; `features`, `weight`, `variance` and `pixels` are theirs.
+    vague
+        ``(M,)`` pixels that each shares with nodes that tell nothing.
     cell_a, cell_b, cell_count, cell_pair
         Cells between such nodes (positions in `nodes`), and which of the `pairs` they belong to.
     """
@@ -161,6 +167,7 @@ class Ground:
     weight: Float
     variance: Float
     pixels: Float
+    vague: Float
     cell_a: Int
     cell_b: Int
     cell_count: Float
@@ -168,7 +175,15 @@ class Ground:
     pairs: int
 
     @classmethod
-    def of(cls, graph: Graph, features: Float, weight: Float, variance: Float, rng: np.random.Generator) -> Ground:
+    def of(
+        cls,
+        graph: Graph,
+        features: Float,
+        weight: Float,
+        variance: Float,
+        telling: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> Ground:
         """Collect it; a few ten thousand pairs say as much of a few classes as all of them."""
         pairs = len(graph.pair_i)
         number = np.arange(pairs)
@@ -176,17 +191,23 @@ class Ground:
             drawn = np.sort(rng.choice(pairs, _PAIRS, replace=False))
             number = np.full(pairs, -1)
             number[drawn] = np.arange(_PAIRS)
-        use = (number[graph.cell_pair] >= 0) & graph.known[graph.cell_a] & graph.known[graph.cell_b]
-        nodes = np.flatnonzero(graph.known)
-        position = np.cumsum(graph.known) - 1
+        a, b, seen = graph.cell_a, graph.cell_b, number[graph.cell_pair] >= 0
+        use = seen & telling[a] & telling[b]
+        vague = np.zeros(len(telling))
+        for one, two in ((a, b), (b, a)):
+            half = seen & telling[one] & ~telling[two]
+            vague += np.bincount(one[half], graph.cell_count[half], minlength=len(telling))
+        nodes = np.flatnonzero(telling)
+        position = np.cumsum(telling) - 1
         return cls(
             nodes,
             features[nodes],
             weight[nodes],
             variance[nodes],
             graph.node_pixels[nodes],
-            position[graph.cell_a[use]],
-            position[graph.cell_b[use]],
+            vague[nodes],
+            position[a[use]],
+            position[b[use]],
             graph.cell_count[use],
             number[graph.cell_pair[use]],
             min(pairs, _PAIRS),
@@ -206,8 +227,10 @@ def weigh(ground: Ground, label: Int) -> Evidence:
     occurs, agreed = _by_pair(a, b, ground.cell_count, ground.cell_pair, ground.pairs, k)
     together = agreed.T @ occurs
     cross = table * (1 - np.eye(k))
-    total = table.sum(axis=1)
-    replication = np.where(total >= _MIN_CONTACT_PX, np.diag(table) / np.maximum(total, 1.0), 1.0)
+    # What neighbours did not tell apart is nothing that they disagree on.
+    vague = np.bincount(dense, ground.vague, minlength=k)
+    total = table.sum(axis=1) + vague
+    replication = np.where(total >= _MIN_CONTACT_PX, (np.diag(table) + vague) / np.maximum(total, 1.0), 1.0)
     contact = together + together.T + cross
     odds = np.log((2 * together + 4) * (2 * together.T + 4) / (cross + 4) ** 2)
     odds = np.where((contact >= _MIN_CONTACT_PX) & ~np.eye(k, dtype=bool), odds, np.inf)

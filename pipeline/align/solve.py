@@ -30,7 +30,7 @@ from pipeline.align.drift import (
 )
 from pipeline.align.graph import Float, Graph, Int, build
 from pipeline.align.inference import Assignment, infer
-from pipeline.align.purity import find_mixed
+from pipeline.align.purity import find_mixed, find_suspects
 from pipeline.align.registration import register
 from pipeline.align.tracks import block_quality, find_tracks
 from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Ids, Merge, Mixed, Overlap
@@ -153,8 +153,9 @@ def _cluster(
     graph: Graph, ready: _Prepared, nodes: np.typing.NDArray[np.bool_], limits: Limits, rng: np.random.Generator
 ) -> Clusters:
     """Find the classes of some nodes, those of `nodes`."""
-    weight = np.where(nodes, ready.weight, 0.0)
     features = ready.features - ready.offsets[graph.node_block]
+    suspect = find_suspects(graph, features, ready.variance)
+    weight = np.where(nodes & ~suspect, ready.weight, 0.0)
     n_tracks = int(ready.track.max()) + 1
     points = group_means(features, ready.track, weight, n_tracks)
     track_weight = np.bincount(ready.track, weight, minlength=n_tracks).astype(np.float64)
@@ -163,7 +164,7 @@ def _cluster(
     centres = over_cluster(points, track_weight, count, rng)
     if len(centres) == 0:
         centres = np.zeros((1, features.shape[1]))
-    return reduce_clusters(graph, features, weight, ready.variance, centres, limits, rng)
+    return reduce_clusters(graph, features, weight, ready.variance, graph.known & ~suspect, centres, limits, rng)
 
 
 def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:

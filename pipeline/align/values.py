@@ -184,6 +184,54 @@ class Mixed:
     share: float
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes that blocks give to the same pixels: of the rarer one's shared pixels, which `share` (0..1)."""
+
+    classes: tuple[int, int]
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Contested:
+    """A block, its shared pixels, and in which `share` (0..1) of them its neighbours see another class."""
+
+    block: Index
+    shared_px: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A class of one block that held two of the map, and what became of looking at its pixels again.
+
+    Attributes
+    ----------
+    block, id
+        The block, and the class by its own numbering.
+    new_id
+        What those of its pixels are called now that are the second class; None where nothing was changed.
+    donor
+        The block whose model tells the two apart; None where none was found that could be tried.
+    told_px
+        Pixels of the class that lie in overlaps with blocks other than the donor, on which the change was tried.
+    before, after
+        How many of them those blocks call otherwise.
+    pixels
+        How many pixels of the wide window were changed.
+    """
+
+    block: Index
+    id: int
+    new_id: int | None
+    donor: Index | None
+    told_px: int = 0
+    before: int = 0
+    after: int = 0
+    pixels: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """Global ids for the local ids of all blocks.
@@ -204,6 +252,10 @@ class Alignment:
         What a person should look at, one sentence each.
     mixed
         Classes of single blocks that hold two of the map.
+    repairs
+        What became of those that were found before it was solved for the last time.
+    confusions, contested
+        Classes that blocks take for each other, and blocks that differ from their neighbours: the worst first.
     """
 
     lookup: dict[Index, Ids]
@@ -213,6 +265,9 @@ class Alignment:
     merges: tuple[Merge, ...] = ()
     flags: tuple[str, ...] = field(default=())
     mixed: tuple[Mixed, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+    contested: tuple[Contested, ...] = ()
 
     @property
     def no_class(self) -> int:
@@ -252,6 +307,9 @@ class Alignment:
             "merges": [dict(vars(m)) for m in self.merges],
             "flags": list(self.flags),
             "mixed": [vars(m) | {"block": list(m.block), "classes": list(m.classes)} for m in self.mixed],
+            "repairs": [vars(r) | {"block": list(r.block), "donor": r.donor and list(r.donor)} for r in self.repairs],
+            "confusions": [vars(c) | {"classes": list(c.classes)} for c in self.confusions],
+            "contested": [vars(c) | {"block": list(c.block)} for c in self.contested],
         }
 
     @classmethod
@@ -266,12 +324,25 @@ class Alignment:
             tuple(Merge(**m) for m in record["merges"]),
             tuple(record["flags"]),
             tuple(_mixed(m) for m in record.get("mixed", ())),
+            tuple(_repair(r) for r in record.get("repairs", ())),
+            tuple(Confusion(**c | {"classes": _pair(c["classes"])}) for c in record.get("confusions", ())),
+            tuple(Contested(**c | {"block": _pair(c["block"])}) for c in record.get("contested", ())),
         )
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
 
 
 def _mixed(record: Mapping[str, Any]) -> Mixed:
     (iy, ix), (first, second) = record["block"], record["classes"]
     return Mixed((int(iy), int(ix)), int(record["id"]), (int(first), int(second)), float(record["share"]))
+
+
+def _repair(record: Mapping[str, Any]) -> Repair:
+    donor = record["donor"]
+    return Repair(**{**record, "block": _pair(record["block"]), "donor": None if donor is None else _pair(donor)})
 
 
 def _ids(values: Sequence[int], classes: int) -> Ids:

@@ -218,6 +218,12 @@ def rename(
         lookup={index: table[lookup] for index, lookup in alignment.lookup.items()},
         classes=_summaries(alignment.classes, attachment.mapping),
         mixed=tuple(replace(m, classes=(int(table[m.classes[0]]), int(table[m.classes[1]]))) for m in alignment.mixed),
+        confusions=tuple(
+            replace(c, classes=known)
+            for c in alignment.confusions
+            # What is one class of the catalogue is confused with nothing.
+            if (known := (int(table[c.classes[0]]), int(table[c.classes[1]])))[0] != known[1]
+        ),
     )
 
 

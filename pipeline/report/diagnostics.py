@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ktex_model.radiometry import Scaling
 from pipeline.align import Alignment
+from pipeline.assemble import sums_of
 from pipeline.blocks import Block
 from pipeline.errors import InputError
 from pipeline.formats import require_version
@@ -136,7 +137,7 @@ def gather_diagnostics(plan: Plan, alignment: Alignment | None, blocks: Sequence
 def _nodes(plan: Plan, alignment: Alignment, blocks: Sequence[Block]) -> list[Node]:
     found = []
     for block in blocks:
-        counts = (plan.folders.done("predict", block.name) or {}).get("counts", [])
+        counts = sums_of(plan, block.name).get("counts", [])
         lookup = alignment.lookup.get(block.index)
         if lookup is None:
             continue

@@ -32,7 +32,7 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     legend = Legend.from_json(outputs / "classes.json")
     ground = kept_ground(plan)
     stretch = Stretch.fit(ground, plan.scene.bands)
-    exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model)
+    exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model, k=plan.k)
     for outcome in engine.map(partial(write_textures, plan, stretch), exemplars):
         if outcome.error is not None:
             raise RunFailedError(f"textures could not be generated: {outcome.error}") from outcome.error

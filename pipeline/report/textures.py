@@ -26,16 +26,17 @@ class Exemplars:
     local_ids: Mapping[int, int]
 
 
-def choose_exemplars(diagnostics: Diagnostics, ids: list[int], *, one_model: bool) -> list[Exemplars]:
+def choose_exemplars(diagnostics: Diagnostics, ids: list[int], *, one_model: bool, k: int) -> list[Exemplars]:
     """Choose the model whose texture is shown for each class: that of the block with most of its pixels.
 
-    Where one model served all blocks it is shown for all. Classes for which no block speaks are left out.
+    Where one model served all blocks it is shown for all. Classes for which no block speaks are left out, and so are
+    those of a block that its model of `k` classes does not have, but the repair has split off.
     """
     if diagnostics.nodes is None:
         return [Exemplars("global", {i: i for i in ids})]
     best: dict[int, tuple[int, str, int]] = {}
     for node in diagnostics.nodes:
-        if node.id in ids and node.pixels > best.get(node.id, (0, "", 0))[0]:
+        if node.id in ids and node.local_id < k and node.pixels > best.get(node.id, (0, "", 0))[0]:
             best[node.id] = node.pixels, "global" if one_model else node.block, node.local_id
     models: dict[str, dict[int, int]] = {}
     for class_id, (_, block, local_id) in sorted(best.items()):

@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.align.simulator import SCENARIOS, Scenario, node_scores, permute, simulate
 from pipeline.align import Alignment, BlockSignature, Overlap, align
 from pipeline.align.graph import Groups
+from pipeline.align.review import find_confusions, find_contested
+from pipeline.align.values import Confusion, Contested
 from pipeline.metrics import overlap_disagreement, table_scores
 
 
@@ -288,6 +290,54 @@ def test_a_class_that_holds_two_is_named_and_none_else():
     assert 0.25 < mixed.share < 0.75
     assert any("hold two of the map" in flag and "in (1, 1)" in flag for flag in found.flags)
     assert Alignment.from_json(json.loads(json.dumps(found.to_json()))).mixed == found.mixed
+
+
+def _quartet(gap, blunt):
+    """Four blocks of classes at 0, 6 and 12, and two more at 20 and `gap` further on, which are one to the `blunt`."""
+    base = np.array([[0.0, 0, 0], [6, 0, 0], [0, 12, 0], [0, 0, 20], [0, gap, 20]])
+    rng = np.random.default_rng(0)
+    cells = list(itertools.product(range(2), range(2)))
+    whole = np.diag([90, 80, 70, 300, 300]) + 1
+    fold = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]])
+
+    def features(i):
+        middle = np.vstack([base[:3], base[3:].mean(0)])
+        kinds = middle if i in blunt else base
+        return kinds + rng.normal(size=kinds.shape) * 0.3
+
+    def table(a, b):
+        rows = fold.T @ whole if a in blunt else whole
+        return rows @ fold if b in blunt else rows
+
+    pairs = [(a, b) for a in cells for b in cells if (b[0] - a[0], b[1] - a[1]) in ((0, 1), (1, 0))]
+    return [_block(i, features(i)) for i in cells], [_overlap(a, b, table(a, b)) for a, b in pairs]
+
+
+def test_blocks_that_mix_two_classes_are_no_evidence_that_they_are_one():
+    # No two blocks that tell the two apart touch each other: all that overlaps say comes from those that do not.
+    blunt = ((0, 1), (1, 0))
+    found = align(*_quartet(20, blunt))
+    assert len(found.classes) == 5
+    assert {m.block for m in found.mixed} == set(blunt)
+    assert all(len(set(found.lookup[i].tolist())) == 5 for i in ((0, 0), (1, 1)))
+    # Where the two look alike it is their blocks that have split one class.
+    assert len(align(*_quartet(0.1, blunt)).classes) == 4
+
+
+def test_what_is_confused_is_counted_by_classes_and_by_blocks():
+    base = np.diag([9.0, 9.0, 9.0])
+    signatures = [_block((0, ix), base, pixels=[900, 800, 700]) for ix in range(3)]
+    swapped = np.array([[90, 0, 0], [0, 80, 10], [0, 10, 40]])
+    overlaps = [_overlap((0, 0), (0, 1), np.diag([90, 80, 50])), _overlap((0, 1), (0, 2), swapped)]
+    found = align(signatures, overlaps)
+    assert [int(i) for i in found.lookup[0, 0]] == [0, 1, 2]
+    # Of 100 + 10 pixels that either gives to the third class, 20 are the second to the other.
+    assert find_confusions(found, signatures, overlaps) == (Confusion((1, 2), 20, round(20 / 110, 4)),)
+    contested = find_contested(found, signatures, overlaps)
+    assert contested == (Contested((0, 2), 230, round(20 / 230, 4)), Contested((0, 1), 450, round(20 / 450, 4)))
+    told = replace(found, confusions=find_confusions(found, signatures, overlaps), contested=contested)
+    again = Alignment.from_json(json.loads(json.dumps(told.to_json())))
+    assert (again.confusions, again.contested) == (told.confusions, told.contested)
 
 
 def test_mixed_classes_of_a_mosaic_are_mostly_so():

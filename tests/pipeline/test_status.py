@@ -13,7 +13,7 @@ import pytest
 
 from ktex_model.texture import TextureConfig
 from pipeline import InputError, Settings, segment
-from pipeline import run as run_module
+from pipeline import vocabulary as vocabulary_module
 from pipeline.status import look_at, look_at_run
 from pipeline.workspace import Folders, Workspace, is_locked
 from tests.pipeline import grey_model
@@ -56,7 +56,7 @@ def test_a_run_that_stopped_says_how_far_it_came_and_why(tmp_path: Path, monkeyp
     def die(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "align", die)
+    monkeypatch.setattr(vocabulary_module, "align", die)
     with pytest.raises(OSError, match="No space left"):
         segment(tmp_path / "scene.tif", Settings(k=4, **SMALL), tmp_path / "run")
     (tmp_path / "run" / "run.log").write_text("2026-01-01 INFO a: fine\n2026-01-01 ERROR flows: the disk is full\n")

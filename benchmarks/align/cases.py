@@ -1,0 +1,167 @@
+"""What the blocks of a case labelled, kept on disk, so that all that comes after training can be tried in seconds.
+
+A case is a scene, cut in one way. Its models and labels are made by the stages of a run, block by block, and depend
+on the scene, the seeds and the code of the model alone: they are kept in a folder that is named by all of these.
+Whoever is interrupted goes on where he was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+import ktex_model
+from benchmarks.quality.real import data_folder
+from benchmarks.quality.scenes import RECIPES, make_scene
+from ktex_model.model import NO_CLASS
+from pipeline import Settings
+from pipeline.align import BlockSignature, Overlap
+from pipeline.assemble import read_labels
+from pipeline.blocks import BlockGrid, Index
+from pipeline.demo import make_demo
+from pipeline.imagery import open_source
+from pipeline.models import load_model
+from pipeline.plan import Plan, make_plan
+from pipeline.predict import is_predicted, model_of, train_and_predict
+from pipeline.scene import Source
+from pipeline.stores import RawStore
+from pipeline.train import is_trained, train_global
+from pipeline.vocabulary import Vocabulary
+from pipeline.workspace import replace_arrays
+
+Labels = NDArray[np.uint8]
+Mode = Literal["local", "global"]
+MADE_BANDS = "R=1,G=2,B=3,N=4"
+REAL = {
+    "naip-2010": ("naip-nd", "2010", "rgbn", 6),
+    "haiti": ("haiti", None, "rgbn", 6),
+    "zion": ("zion/zion_west_rgbn.tif", None, "rgbn", 8),
+}
+"""Real scenes: where in the data folder, date, bands and k."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene by its name, and how it is cut; `k` is that of each model."""
+
+    scene: str
+    seed: int
+    size_px: int
+    block_px: int
+    k: int
+
+    @property
+    def name(self) -> str:
+        """Name of the case in folders and tables."""
+        size = f"-{self.size_px}" if self.scene in RECIPES else ""
+        return f"{self.scene}-{self.seed}{size}-b{self.block_px}-k{self.k}"
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """What the blocks of a local run labelled, each in its own ids."""
+
+    grid: BlockGrid
+    labels: dict[Index, Labels]
+    signatures: list[BlockSignature]
+    overlaps: list[Overlap]
+
+
+def open_case(case: Case, folder: Path) -> tuple[Source, dict[str, object], Labels | None]:
+    """Return the source of a case, the settings that it asks for, and its truth where there is one."""
+    if case.scene in RECIPES:
+        scene = make_scene(case.scene, case.size_px, case.seed)
+        array = xr.DataArray(np.moveaxis(scene.images[0], 2, 0), dims=("band", "y", "x"), name=case.scene)
+        return array, {"bands": MADE_BANDS}, scene.truths[0]
+    if case.scene == "demo":
+        import rasterio
+
+        made = make_demo(folder / f"scene-demo-{case.seed}", seed=case.seed)
+        with rasterio.open(made.truth_path) as file:
+            return [str(path) for path in made.paths], {"bands": "nicfi"}, file.read(1)
+    path, date, bands, _ = REAL[case.scene]
+    return data_folder() / path, {"bands": bands, "date": date}, None
+
+
+def plan_case(case: Case, mode: Mode, folder: Path) -> tuple[Plan, Labels | None]:
+    """Return the plan of a case, whose folder is named by all that its blocks rest on, and the truth."""
+    source, given, truth = open_case(case, folder)
+    settings = Settings.parse(
+        {
+            "k": case.k, "mode": mode, "block_px": case.block_px, "chunk_px": min(512, case.block_px),
+            "seed": case.seed, "engine": "serial", **given,
+        }
+    )  # fmt: skip
+    out = folder / f"{case.name}-{mode}-{model_digest()}"
+    return make_plan(open_source(source, settings), settings, out, case.name), truth
+
+
+@cache
+def model_digest() -> str:
+    """Return a digest of the sources that models and their labels depend on."""
+    root, digest = Path(ktex_model.__path__[0]), hashlib.sha256()
+    also = [root.parent / "pipeline" / name for name in ("train.py", "sampling.py")]
+    for path in [*sorted(root.rglob("*.py")), *also]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def is_collected(plan: Plan) -> bool:
+    """Whether all of a plan is labelled."""
+    if plan.one_model:
+        return _map_file(plan).exists()
+    return plan.folders.raw.exists() and all(is_predicted(plan, block) for block in plan.grid)
+
+
+def collect(plan: Plan) -> None:
+    """Train and label what is not there yet."""
+    plan.folders.work.mkdir(parents=True, exist_ok=True)
+    if is_collected(plan):
+        return
+    if plan.one_model:
+        if not is_trained(plan, "global"):
+            train_global(plan)
+        replace_arrays(_map_file(plan), {"labels": _label_all(plan)})
+        return
+    if not plan.folders.raw.exists():
+        RawStore.create(plan.folders.raw, plan.grid)
+    for block in plan.grid:
+        if not is_predicted(plan, block):
+            train_and_predict(plan, block)
+
+
+def _map_file(plan: Plan) -> Path:
+    return plan.folders.work / "map.npz"
+
+
+def _label_all(plan: Plan) -> Labels:
+    """Label all cores by the one model of a plan."""
+    labels, model = np.full(plan.grid.shape, NO_CLASS, np.uint8), model_of(plan, "global")
+    if model is None:
+        raise RuntimeError(f"the model of {plan.folders.root} must be trained before it labels")
+    for block in plan.grid:
+        pixels = plan.read(block.read)
+        if pixels.valid.any():
+            found = load_model(*model).predict(plan.scaled(pixels), pixels.valid, block.wide_in_read.slices)
+            labels[block.core.slices] = found.labels[block.core_in_wide.slices]
+    return labels
+
+
+def read_labelled(plan: Plan, found: Vocabulary) -> Blocks:
+    """Read what the blocks of a plan labelled, with what is repaired, beside the vocabulary that was found of it."""
+    raw = {block.index: read_labels(plan, block) for block in plan.grid}
+    labels = {index: said[0] for index, said in raw.items() if said is not None}
+    return Blocks(plan.grid, labels, found.signatures, list(found.overlaps.values()))
+
+
+def read_map(plan: Plan) -> Labels:
+    """Return the map of a plan of one model."""
+    with np.load(_map_file(plan), allow_pickle=False) as arrays:
+        return np.asarray(arrays["labels"], np.uint8)

@@ -1,0 +1,55 @@
+"""What a person should look at: classes taken for each other, and blocks that differ from their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from pipeline.align.values import Alignment, BlockSignature, Confusion, Contested, Overlap
+from pipeline.blocks import Index
+
+MOST = 50
+"""So many pairs of classes, and so many blocks, are listed: those that differ in the largest share of pixels."""
+
+
+def find_confusions(
+    alignment: Alignment, signatures: Iterable[BlockSignature], overlaps: Iterable[Overlap]
+) -> tuple[Confusion, ...]:
+    """Return the pairs of classes that two blocks give to the same pixels, the most confused first.
+
+    Shares are of the shared pixels that either block gives to the rarer class of the two. `alignment` has to number
+    its classes from 0.
+    """
+    ids = _ids(alignment, signatures)
+    k = len(alignment.classes)
+    table = np.zeros((k, k), dtype=np.int64)
+    for each in overlaps:
+        np.add.at(table, (ids[each.a][:, None], ids[each.b][None]), each.table)
+    table += table.T
+    total = table.sum(axis=1) - np.diag(table) // 2
+    one, two = np.nonzero(np.triu(table, 1))
+    share = table[one, two] / np.maximum(np.minimum(total[one], total[two]), 1)
+    order = np.lexsort((two, one, -share))[:MOST]
+    return tuple(
+        Confusion((int(one[i]), int(two[i])), int(table[one[i], two[i]]), round(float(share[i]), 4)) for i in order
+    )
+
+
+def find_contested(
+    alignment: Alignment, signatures: Iterable[BlockSignature], overlaps: Iterable[Overlap]
+) -> tuple[Contested, ...]:
+    """Return the blocks that give other ids to shared pixels than their neighbours, the most contested first."""
+    ids = _ids(alignment, signatures)
+    counts: dict[Index, tuple[int, int]] = {}
+    for each in overlaps:
+        differ = int(each.table[ids[each.a][:, None] != ids[each.b]].sum())
+        for index in (each.a, each.b):
+            before = counts.get(index, (0, 0))
+            counts[index] = before[0] + int(each.table.sum()), before[1] + differ
+    found = [Contested(i, total, round(differ / total, 4)) for i, (total, differ) in counts.items() if differ]
+    return tuple(sorted(found, key=lambda each: (-each.share, each.block))[:MOST])
+
+
+def _ids(alignment: Alignment, signatures: Iterable[BlockSignature]) -> dict[Index, np.typing.NDArray[np.intp]]:
+    return {each.index: alignment.lookup[each.index][each.ids].astype(np.intp) for each in signatures}
