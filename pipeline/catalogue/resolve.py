@@ -263,8 +263,7 @@ class _Solver:
         self._settle_emptied()
         pixels = {each.id: each.pixels for each in self.catalogue.legend.everything}
         merged = [
-            Change(gone, self.current(gone), (), pixels.get(gone, 0), distance=self._distance(gone))
-            for gone in sorted(self.joined)
+            Change(gone, self.current(gone), (), pixels.get(gone, 0), *self._told(gone)) for gone in sorted(self.joined)
         ]
         return merged + self._moved()
 
@@ -295,9 +294,17 @@ class _Solver:
             if len(targets) == 1 and targets != {class_id}:
                 self._join(class_id, targets.pop(), None)
 
-    def _distance(self, gone: int) -> float | None:
-        told = [self.why[node].distance for node, first in self.first.items() if first == gone and node in self.why]
-        return self.near.get(gone, next((each for each in told if each is not None), None))
+    def _told(self, gone: int) -> tuple[float | None, float | None, float | None]:
+        """Return what spoke for the joining of a class: of its nodes, or of those of the class that it is now."""
+        if gone in self.near:
+            return None, self.near[gone], None
+        both = gone, self.current(gone)
+        said = next(
+            (self.why[node] for node, first in sorted(self.first.items()) if node in self.why and first in both), None
+        )
+        if said is None or said.known is None:
+            return None, None, None
+        return said.votes.get(said.known), said.distance, said.ground.get(said.known)
 
     def kept(self, changes: Sequence[Change]) -> Members:
         """Return the members that the catalogue is to keep: those of nodes that moved under their new id."""

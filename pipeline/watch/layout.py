@@ -17,8 +17,10 @@ OUT/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.acquisitions.values import safe_name
 from pipeline.ledger import Claim
@@ -58,6 +60,10 @@ class Layout:
     def published(self, claim: Claim) -> Path:
         """Folder of the published run of an acquisition."""
         return self.runs / safe_name(claim.date or claim.name)
+
+    def run_of(self, result: Mapping[str, Any] | None) -> Path:
+        """Folder of a run that the ledger tells of: here, though the series may have been copied or moved since."""
+        return self.runs / Path(str((result or {}).get("run", ""))).name
 
     def work(self, claim: Claim) -> Path:
         """Folder in which an acquisition is segmented."""

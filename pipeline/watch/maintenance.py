@@ -98,8 +98,8 @@ def _end_refresh(config: WatchConfig, layout: Layout, book: Ledger, done: Upkeep
 
 
 def _look_after_run(layout: Layout, book: Ledger, row: Row, done: Upkeep) -> None:
-    name, run = f"{row.source} {row.name}", Path(str((row.result or {})["run"]))
-    wrong = find_damaged(row)
+    name, run = f"{row.source} {row.name}", layout.run_of(row.result)
+    wrong = find_damaged(run, (row.result or {})["files"])
     if wrong is not None and not wrong:
         return
     fault = f"{run}: is gone" if wrong is None else f"{run}: {', '.join(f'{n} {w}' for n, w in sorted(wrong.items()))}"
@@ -117,13 +117,11 @@ def _look_after_run(layout: Layout, book: Ledger, row: Row, done: Upkeep) -> Non
     done.damaged[name] = fault
 
 
-def find_damaged(row: Row) -> dict[str, str] | None:
+def find_damaged(run: Path, files: dict[str, str]) -> dict[str, str] | None:
     """Return what is wrong with files of a published run: ``missing`` or ``changed``; None where all of it is gone.
 
     What an edit has made of a file is what was published.
     """
-    result = row.result or {}
-    run, files = Path(result["run"]), result["files"]
     if not run.is_dir():
         return None
     found = checksums(run)
@@ -156,7 +154,7 @@ def _restore_model(layout: Layout, rows: list[Row], done: Upkeep) -> None:
     """Put the model of a run that has it as it was published in the place of a damaged one."""
     for row in rows:
         recorded = (row.result or {}).get("files", {}).get("model")
-        model = Path(str((row.result or {}).get("run", "")), "model")
+        model = layout.run_of(row.result) / "model"
         if recorded and model.is_dir() and digest_of(model) == recorded:
             partial = layout.model.with_name(f".{layout.model.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -172,7 +170,7 @@ def _look_after_series(layout: Layout, rows: list[Row], done: Upkeep) -> None:
     """Compare the store, the legend and the collection with the runs; what differs is made of them again."""
     runs = []
     for row in rows:
-        run = Path(str((row.result or {})["run"]))
+        run = layout.run_of(row.result)
         if "not in the series" not in (row.reason or "") and (run / "run.json").exists():
             runs.append((run, str(row.date)))
     try:

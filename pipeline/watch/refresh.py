@@ -98,7 +98,7 @@ def refresh(
         if apply or follow_up:
             bring_up(config, book, done)
         else:
-            done.behind = [str(run) for _, run, _ in _lagging(book, read_catalogue(directory), done)]
+            done.behind = [str(run) for _, run, _ in _lagging(layout, book, read_catalogue(directory), done)]
         return done
     finally:
         if ledger is None:
@@ -114,7 +114,7 @@ def bring_up(config: WatchConfig, book: Ledger, done: Refresh) -> None:
     """Bring all published maps to what the catalogue says now; one that cannot be written does not stop the others."""
     layout = Layout(config.out)
     with book.maintaining():
-        for row, run, legend in _lagging(book, read_catalogue(catalogue_of(config)), done):
+        for row, run, legend in _lagging(layout, book, read_catalogue(catalogue_of(config)), done):
             try:
                 rewrite_run(run, legend, "refresh")
                 follow_report(run)
@@ -140,10 +140,10 @@ def restate(layout: Layout, book: Ledger, row: Row, run: Path, why: str) -> None
     book.restate(row.id, describe_result(run), why)
 
 
-def _lagging(book: Ledger, catalogue: Catalogue, done: Refresh) -> Iterator[tuple[Row, Path, Legend]]:
+def _lagging(layout: Layout, book: Ledger, catalogue: Catalogue, done: Refresh) -> Iterator[tuple[Row, Path, Legend]]:
     """Yield the published runs whose legends are not what they would be by the catalogue, with that one."""
     for row in book.rows():
-        run = Path(str((row.result or {}).get("run", "")))
+        run = layout.run_of(row.result)
         if row.state != "published" or not (run / "run.json").exists():
             continue
         try:

@@ -84,6 +84,8 @@ def test_an_id_that_was_given_twice_for_one_texture_goes_and_the_older_stays(ear
     catalogue, groups = made(runs)
     (change,) = resolve(catalogue, groups).changes
     assert (change.gone, change.kept, change.runs) == (7, 1, ())
+    assert change.distance is not None, "a person can see what spoke for it"
+    assert change.distance < 1
     after = apply_resolution(catalogue, resolve(catalogue, groups), AT)
     assert after.legend.current(7) == 1
     assert after.legend.next_id == 8, "the id that goes is never given again"

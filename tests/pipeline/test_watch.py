@@ -878,6 +878,23 @@ def test_who_dies_while_ids_are_put_right_leaves_what_maintenance_ends(
     assert not maintain(mistaken).repaired
 
 
+def test_a_series_that_was_copied_is_looked_after_where_it_is(
+    attached: WatchConfig, drop: Path, tmp_path: Path
+) -> None:
+    stepped(drop / "a_20100629.tif", 1)
+    do_pass(attached)
+    shutil.copytree(attached.out, tmp_path / "copy")
+    copy = make_config(tmp_path, ids="catalogue", settings=attached.settings, out=tmp_path / "copy")
+    before = content(attached.out)
+    merge(copy.out / "catalogue", [1], 0)
+    assert refresh(copy, follow_up=True).rewritten == [str(copy.out / "runs" / "2010-06-29")]
+    flip(copy.out / "runs" / "2010-06-29" / "labels.tif")
+    assert "drop 2010-06-29" in maintain(copy).repaired
+    assert maintain(copy) == Upkeep(checked=1)
+    assert content(attached.out) == before, "the original is nobody's business here"
+    assert maintain(attached) == Upkeep(checked=1)
+
+
 def test_a_run_of_which_nothing_is_kept_is_named_and_keeps_its_ids(mistaken: WatchConfig) -> None:
     for path in (mistaken.out / "catalogue" / "nodes").iterdir():
         path.unlink()
