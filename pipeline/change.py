@@ -6,12 +6,13 @@ import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.areas import CELL_PX, pixel_areas
+from pipeline.assemble import widened
 from pipeline.blocks import BlockGrid, Tell, Window
 from pipeline.cog import verify_cog, write_cog
 from pipeline.derived import new_folder
@@ -20,12 +21,11 @@ from pipeline.grids import describe_grid, same_grid
 from pipeline.legend import Legend
 from pipeline.qml import to_style
 from pipeline.results import LABELS, Result
-from pipeline.stores import NODATA, LabelStore, create_labels
+from pipeline.stores import NODATA, Labels, LabelStore, create_labels
 from pipeline.workspace import write_json
 
-CODES = 256
-"""A pixel that went from class a to class b has the value ``a * 256 + b``."""
-NO_CHANGE_KNOWN = NODATA["uint16"]
+PAIRS: dict[str, Literal["uint16", "uint32"]] = {"uint8": "uint16", "uint16": "uint32"}
+"""Type of pairs of labels of a type: a pixel that went from class a to b has ``a * 256 + b``, or ``a * 65536 + b``."""
 WORK_PX = 2048
 
 
@@ -53,9 +53,9 @@ def compare(
 ) -> Transitions:
     """Compare two maps, and write what was found to a new directory.
 
-    ``change.tif`` (COG, uint16, ``from * 256 + to``, nodata 65535 where either map has none), ``change.qml``,
-    ``transitions.csv`` and ``change.json``. Classes that were merged since are counted as what they are now. `tell`
-    is called with the blocks that are done and all of them.
+    ``change.tif`` (COG, uint16, ``from * 256 + to``, nodata 65535 where either map has none; where labels are uint16 it
+    is uint32, ``from * 65536 + to``), ``change.qml``, ``transitions.csv`` and ``change.json``. Classes that were merged
+    since are counted as what they are now. `tell` is called with the blocks that are done and all of them.
 
     Raises
     ------
@@ -65,28 +65,34 @@ def compare(
     one, other = (LabelStore.open(result.path / LABELS) for result in (before, after))
     _check_comparable(before, after, one, other)
     with new_folder(Path(out).absolute()) as folder:
-        create_labels(folder / "change.zarr", one.geobox, chunk_px=one.chunk_px, dtype="uint16", attrs={})
+        dtype = max((one.dtype, other.dtype), key=lambda each: each.itemsize).name
+        create_labels(folder / "change.zarr", one.geobox, chunk_px=one.chunk_px, dtype=PAIRS[dtype], attrs={})
         change = LabelStore.open(folder / "change.zarr", "r+")
-        pixels, areas = np.zeros(CODES**2, np.int64), np.zeros(CODES**2)
-        follow = follow_merges(before.legend, after.legend)
+        follow, legend = (
+            follow_merges(before.legend, after.legend, dtype=dtype),
+            merge_legends(before.legend, after.legend),
+        )
+        place = np.full(NODATA[dtype] + 1, len(legend), np.int32)
+        place[legend.ids] = np.arange(len(legend))
+        side = len(legend) + 1  # the last is for pixels of no class
+        pixels, areas = np.zeros(side**2, np.int64), np.zeros(side**2)
         for block in BlockGrid(one.shape, one.chunk_px * max(1, work_px // one.chunk_px)).each(tell):
-            codes = encode(follow[one.read(block.core)], follow[other.read(block.core)])
-            change.array()[block.core.slices] = codes
-            found, weights = _count(codes, block.core, change)
+            was, now = (follow[widened(store.read(block.core), dtype)] for store in (one, other))
+            change.array()[block.core.slices] = encode(was, now)
+            found, weights = _count(place[was] * side + place[now], side**2, block.core, change)
             pixels, areas = pixels + found, areas + weights
-        legend = merge_legends(before.legend, after.legend)
         table = _table(legend, pixels, None if one.geobox.crs is None else areas)
         write_cog(change, folder / "change.tif", tags={"TIFFTAG_SOFTWARE": "ktextures"})
         verify_cog(folder / "change.tif", change)
         shutil.rmtree(folder / "change.zarr")
-        (folder / "change.qml").write_text(_style(legend, table), encoding="utf-8")
+        (folder / "change.qml").write_text(_style(legend, table, NODATA[dtype] + 1), encoding="utf-8")
         _write_csv(folder / "transitions.csv", legend, table)
         write_json(folder / "change.json", describe(before, after, legend, table))
     return table
 
 
-def follow_merges(*legends: Legend) -> NDArray[np.uint8]:
-    """Return ``(256,)``: the id that each id goes by after the merges that any of the maps knows of.
+def follow_merges(*legends: Legend, dtype: str = "uint8") -> Labels:
+    """Return, for each value of labels, the id that it goes by after the merges that any of the maps knows of.
 
     Examples
     --------
@@ -95,13 +101,14 @@ def follow_merges(*legends: Legend) -> NDArray[np.uint8]:
     >>> follow_merges(Legend.from_counts({0: 1, 3: 1}), newer)[[0, 3, 255]].tolist()
     [0, 0, 255]
     """
-    table = np.arange(CODES, dtype=np.uint8)
+    table: Labels = np.arange(NODATA[dtype] + 1).astype(dtype)
     for legend in legends:
-        table = np.array([*(legend.current(int(i)) for i in table[:-1]), table[-1]], np.uint8)
+        for merge in legend.merges:
+            table[table == merge.gone] = legend.current(merge.gone)
     return table
 
 
-def encode(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.uint16]:
+def encode(before: Labels, after: Labels) -> NDArray[np.uint16] | NDArray[np.uint32]:
     """Return what became of each pixel.
 
     Examples
@@ -109,14 +116,15 @@ def encode(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.uint16]:
     >>> encode(np.array([[1, 2, 255]], np.uint8), np.array([[1, 3, 3]], np.uint8)).tolist()
     [[257, 515, 65535]]
     """
-    codes: NDArray[np.uint16] = before.astype(np.uint16) * CODES + after
-    codes[(before == NODATA["uint8"]) | (after == NODATA["uint8"])] = NO_CHANGE_KNOWN
-    return codes
+    nodata, pairs = NODATA[before.dtype.name], PAIRS[before.dtype.name]
+    codes: Any = before.astype(pairs) * (nodata + 1) + after
+    codes[(before == nodata) | (after == nodata)] = NODATA[pairs]
+    return cast("NDArray[np.uint16] | NDArray[np.uint32]", codes)
 
 
 def merge_legends(one: Legend, other: Legend) -> Legend:
     """Return the classes of both maps; names and colours are those of the second where both have a class."""
-    follow = follow_merges(one, other)
+    follow = follow_merges(one, other, dtype="uint16")
     classes = {each.id: each for each in (*one.classes, *other.classes) if follow[each.id] == each.id}
     return Legend.from_counts(
         dict.fromkeys(classes, 0),
@@ -138,42 +146,37 @@ def _check_comparable(before: Result, after: Result, one: LabelStore, other: Lab
             f"({said[1] or 'its own'}; expected {said[0] or 'those of one model or catalogue'}); "
             f"make both with one --model or one --catalogue"
         )
-    for store in (one, other):
-        if store.dtype != np.uint8:
-            raise InputError(
-                f"{store.path}: holds {store.dtype} labels; change is computed of uint8 ones, with ids up to 254"
-            )
 
 
 def _count(
-    codes: NDArray[np.uint16], window: Window, store: LabelStore
+    codes: NDArray[np.int32], values: int, window: Window, store: LabelStore
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     flat = codes.ravel()
-    pixels: NDArray[np.int64] = np.bincount(flat, minlength=CODES**2).astype(np.int64)
+    pixels: NDArray[np.int64] = np.bincount(flat, minlength=values).astype(np.int64)
     if store.geobox.crs is None:
-        return pixels, np.zeros(CODES**2)
+        return pixels, np.zeros(values)
     cells = pixel_areas(store.geobox.transform, store.geobox.crs.proj, window)
     areas = np.repeat(np.repeat(cells, CELL_PX, axis=0)[: codes.shape[0]], CELL_PX, axis=1)[:, : codes.shape[1]]
-    ground: NDArray[np.float64] = np.bincount(flat, weights=areas.ravel(), minlength=CODES**2).astype(np.float64)
+    ground: NDArray[np.float64] = np.bincount(flat, weights=areas.ravel(), minlength=values).astype(np.float64)
     return pixels, ground
 
 
 def _table(legend: Legend, pixels: NDArray[np.int64], areas: NDArray[np.float64] | None) -> Transitions:
-    ids = legend.ids
-    at = np.ix_(ids, ids)
-    square = (CODES, CODES)
-    return Transitions(ids, pixels.reshape(square)[at], None if areas is None else areas.reshape(square)[at])
+    side, classes = len(legend) + 1, slice(len(legend))
+    square = (side, side)
+    ground = None if areas is None else areas.reshape(square)[classes, classes]
+    return Transitions(legend.ids, pixels.reshape(square)[classes, classes], ground)
 
 
 def _changes(table: Transitions) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in np.argwhere(table.pixels) if i != j]
 
 
-def _style(legend: Legend, table: Transitions) -> str:
+def _style(legend: Legend, table: Transitions, base: int) -> str:
     entries = []
     for i, j in _changes(table):
         before, after = legend[table.classes[i]], legend[table.classes[j]]
-        entries.append((before.id * CODES + after.id, after.colour, f"{before.name} to {after.name}"))
+        entries.append((before.id * base + after.id, after.colour, f"{before.name} to {after.name}"))
     return to_style(entries)
 
 

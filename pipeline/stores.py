@@ -32,8 +32,8 @@ from pipeline.record import redact
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
-NODATA = {"uint8": 255, "uint16": 65535}
-"""Label of pixels without class, by dtype."""
+NODATA = {"uint8": 255, "uint16": 65535, "uint32": 4_294_967_295}
+"""Label of pixels without class, by dtype; those of 32 bits are pairs of labels of 16."""
 
 CONFIDENCE_NODATA = 255
 GRID_MAPPING = "spatial_ref"
@@ -73,7 +73,7 @@ def create_labels(
     geobox: GeoBox,
     *,
     chunk_px: int = 512,
-    dtype: Literal["uint8", "uint16"] = "uint8",
+    dtype: Literal["uint8", "uint16", "uint32"] = "uint8",
     attrs: Mapping[str, Any],
 ) -> None:
     """Make an empty store of labels: ``labels`` and ``confidence`` ``(y, x)``, all nodata.

@@ -72,9 +72,10 @@ def do_step(name: str, run: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; with --step do one step of it."""
+    """Run the benchmark, or parts of it."""
     options = parser("outputs", __doc__ or "")
     options.add_argument("--step", nargs=2, metavar=("NAME", "RUN"), help="one step, in this process")
+    options.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="NAME", help="these outputs alone")
     given = options.parse_args(argv)
     if given.step:
         print(json.dumps(do_step(given.step[0], Path(given.step[1]))))
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             make_run(run, side)
-            for step in STEPS:
+            for step in given.only:
                 command = [sys.executable, "-m", "benchmarks.outputs", "--step", step, str(run)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found = json.loads(done.stdout.splitlines()[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
@@ -18,7 +18,7 @@ from pipeline.legend import Legend
 from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.record import Blocks, Input, Metrics, make_record
-from pipeline.stores import LabelStore, create_labels, set_legend, store_attributes
+from pipeline.stores import NODATA, LabelStore, create_labels, set_legend, store_attributes
 
 UTM = Affine(5, 0, 5e5, 0, -5, 4e6)
 CREATED = datetime(2026, 11, 22, tzinfo=UTC)
@@ -31,21 +31,25 @@ def publish(
     transform: Affine = UTM,
     crs: str | None = "EPSG:32618",
     chunk_px: int = 32,
+    dtype: Literal["uint8", "uint16"] = "uint8",
     names: Mapping[int, str] | None = None,
     cogs: bool = False,
     **record: Any,
 ) -> Path:
-    """Write a run directory that holds `labels` ``(y, x)`` with 255 for nodata; returns it."""
+    """Write a run directory that holds `labels` ``(y, x)``, with nodata as their type has it; returns it."""
     folder.mkdir(parents=True)
-    ids, counts = np.unique(labels[labels != 255], return_counts=True)
+    nodata = NODATA[dtype]
+    ids, counts = np.unique(labels[labels != nodata], return_counts=True)
     legend = Legend.from_counts(dict(zip(ids.tolist(), counts.tolist(), strict=True)), names=names)
     attrs = store_attributes(
         title="a map", sources=["scene.tif"], k=4, settings_digest="0" * 64, created=CREATED,
         licence="CC-BY-4.0", attribution="Somebody 2026",
     )  # fmt: skip
-    create_labels(folder / "labels.zarr", GeoBox(labels.shape, transform, crs), chunk_px=chunk_px, attrs=attrs)
+    create_labels(
+        folder / "labels.zarr", GeoBox(labels.shape, transform, crs), chunk_px=chunk_px, dtype=dtype, attrs=attrs
+    )
     store = LabelStore.open(folder / "labels.zarr", "r+")
-    confidence = np.where(labels == 255, 255, labels.astype(int) * 7 % 200).astype(np.uint8)
+    confidence = np.where(labels == nodata, 255, labels.astype(int) * 7 % 200).astype(np.uint8)
     store.write(Window(0, 0, *labels.shape), labels, confidence)
     set_legend(folder / "labels.zarr", legend)
     legend.to_json(folder / "classes.json")

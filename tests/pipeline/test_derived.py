@@ -137,6 +137,42 @@ def test_change_is_what_became_of_each_pixel(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b", "change"]
 
 
+def test_change_of_wide_labels_is_that_of_narrow_ones(tmp_path: Path) -> None:
+    wide = np.arange(256).astype(np.uint16) * 200  # ids up to 50,800
+    wide[255] = 65535
+    narrow = [np.kron(patchy(seed), np.ones((12, 12), np.uint8)) for seed in (1, 2)]
+    narrow[1][:7] = 255
+    runs = [open_result(publish(tmp_path / f"n{i}", labels, chunk_px=512)) for i, labels in enumerate(narrow)]
+    table = compare(*runs, tmp_path / "narrow")
+    runs = [
+        open_result(publish(tmp_path / f"w{i}", wide[labels], chunk_px=512, dtype="uint16"))
+        for i, labels in enumerate(narrow)
+    ]
+    found = compare(*runs, tmp_path / "wide")
+    assert found.classes == wide[table.classes].tolist()
+    np.testing.assert_array_equal(found.pixels, table.pixels)
+    assert found.areas_m2 is not None
+    np.testing.assert_array_equal(found.areas_m2, table.areas_m2)
+    pairs = [(wide[labels].astype(np.uint32), labels == 255) for labels in narrow]
+    expected = np.where(pairs[0][1] | pairs[1][1], 2**32 - 1, pairs[0][0] * 65536 + pairs[1][0])
+    with (
+        rasterio.open(tmp_path / "wide" / "change.tif") as cog,
+        rasterio.open(tmp_path / "narrow" / "change.tif") as plain,
+    ):
+        assert (cog.dtypes, cog.nodata) == (("uint32",), 2**32 - 1)
+        np.testing.assert_array_equal(cog.read(1), expected)
+        assert cog.overviews(1) == plain.overviews(1) != []
+    with (
+        rasterio.open(tmp_path / "wide" / "change.tif", overview_level=0) as cog,
+        rasterio.open(tmp_path / "narrow" / "change.tif", overview_level=0) as plain,
+    ):
+        codes = plain.read(1)
+        one, other = wide[codes // 256].astype(np.uint32), wide[codes % 256].astype(np.uint32)
+        np.testing.assert_array_equal(cog.read(1), np.where(codes == 65535, 2**32 - 1, one * 65536 + other))
+    low, high = found.classes[:2]
+    assert f'value="{low * 65536 + high}"' in (tmp_path / "wide" / "change.qml").read_text()
+
+
 def test_a_merge_is_no_change(tmp_path: Path) -> None:
     one = np.array([[0, 1, 2, 2]], np.uint8)
     before = open_result(publish(tmp_path / "a", one))
