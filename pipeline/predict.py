@@ -182,7 +182,8 @@ def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, 
     measured = np.bincount(flat, minlength=k)
     sums = np.stack([np.bincount(flat, weights=band[::step][labelled], minlength=k) for band in data])
     for rare in np.flatnonzero((measured < counts) & (measured < SPECTRA_LEAST)):
-        measured[rare], sums[:, rare] = counts[rare], data[:, labels == rare].sum(axis=1, dtype=np.float64)
+        y, x = np.nonzero(labels == rare)
+        measured[rare], sums[:, rare] = counts[rare], data[:, y, x].sum(axis=1, dtype=np.float64)
     return {
         "pixels": int(counts.sum()), "counts": counts.tolist(), "measured": measured.tolist(), "sums": sums.tolist(),
     }  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from pipeline.blocks import Window
@@ -56,6 +55,8 @@ def draw(
         In reading order. Cells of which less than half is valid are drawn only where there are no others; cells
         without any valid pixel never.
     """
+    from sklearn.cluster import KMeans  # takes seconds to import, and only training draws samples
+
     described = [_describe(cell, view, view_valid, shape) for cell in cells]
     share = np.array([valid for valid, _ in described])
     usable = np.flatnonzero(share >= MIN_VALID_SHARE)

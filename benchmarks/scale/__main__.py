@@ -56,7 +56,7 @@ def _split(found: dict[str, Any]) -> Table:
     rows: list[list[object]] = [["start-up", kind, None, None, s] for kind, s in found["startup_s"].items()]
     halo = found["halo_overhead"] / (1 + found["halo_overhead"])
     for stage, seconds in found["stages_s"].items():
-        rows.append([stage, "stage", None, None, seconds])
+        rows.append([stage, "stage", None, found["stages_cpu_s"].get(stage), seconds])
         for kind, cost in found["work"].get(stage, {}).items():
             rows.append([stage, kind, cost["wall"], cost["cpu"], None])
             if stage == "predict" and kind in {"read", "predict"}:

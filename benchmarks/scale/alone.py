@@ -1,4 +1,9 @@
-"""What reading, the model and writing take when nothing else is done: the CPU seconds that no run can do without."""
+"""What reading, the model and writing take when nothing else is done: the CPU seconds that no run can do without.
+
+Reading is without halos. The model's part begins with the values as they were read. Writing is that of all rasters that
+a run publishes: both layers and the coarser levels of the Zarr, and both COGs with their overviews. Their comparison
+with each other is not in it, nor are quicklook, figures, report and records.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 BANDS = "R=3,G=2,B=1,N=4"
 
@@ -35,13 +41,15 @@ def _counted(spent: dict[str, float], kind: str) -> Iterator[None]:
 
 
 def run(scene_path: Path, model_path: Path, scratch: Path, block_px: int) -> dict[str, float]:
-    """Read block by block without halos, label what was read, write the labels as the run does: Zarr, then COGs."""
+    """Read block by block without halos, label what was read, write the labels as the run does."""
     import numpy as np
 
     from pipeline.blocks import BlockGrid
     from pipeline.cog import write_cog
     from pipeline.engine import limit_threads
+    from pipeline.levels import write_levels
     from pipeline.models import find_model, load_model
+    from pipeline.scaled import ScaledImage
     from pipeline.scene import open_scene
     from pipeline.stores import LabelStore, create_labels, store_attributes
 
@@ -60,11 +68,12 @@ def run(scene_path: Path, model_path: Path, scratch: Path, block_px: int) -> dic
             with _counted(spent, "read"):
                 pixels = scene.read(block.core)
             with _counted(spent, "model"):
-                scaled = np.moveaxis(found.scaling.apply(pixels.data), 0, -1)
-                labelled = model.predict(np.ascontiguousarray(scaled, np.float32), pixels.valid)
+                image: Any = ScaledImage(pixels.data, found.scaling)
+                labelled = model.predict(image, pixels.valid)
             with _counted(spent, "write"):
                 store.write(block.core, labelled.labels, labelled.margin)
         with _counted(spent, "write"):
+            write_levels(store)
             for variable in ("labels", "confidence"):
                 write_cog(store, Path(folder) / f"{variable}.tif", variable=variable, threads=1)
     return spent

@@ -71,9 +71,11 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
             warm = list(opened.map(partial(warm_up, (given.directory, given.digest)), range(2 * opened.workers)))
             assert all(outcome.error is None for outcome in warm), warm
             start, cpu, all_cpu = time.perf_counter(), time.process_time(), family_cpu_s()
-            written_s = 0.0
+            written_s, stages_cpu = 0.0, {}
             for stage in STAGES:
+                before = family_cpu_s()
                 stage(run, opened, lambda done, total: None)
+                stages_cpu[stage.name] = family_cpu_s() - before
                 written_s = time.perf_counter() - start if stage.name == "write" else written_s
             wall, own_cpu = time.perf_counter() - start, time.process_time() - cpu
             all_cpu = family_cpu_s() - all_cpu
@@ -88,6 +90,7 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
         "startup_s": {"plan": planned - began, "engine": start - planned},
         "wall_s": wall,
         "stages_s": {stage.name: stage.seconds for stage in record.stages},
+        "stages_cpu_s": stages_cpu,
         "work": {stage.name: {kind: cost.model_dump() for kind, cost in stage.work.items()} for stage in record.stages},
         "written_s": written_s,
         "main_cpu_s": own_cpu,

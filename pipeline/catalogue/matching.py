@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from pipeline.align.classes import squared_distances
 from pipeline.catalogue.sites import meetings
@@ -260,6 +259,8 @@ def _surprise(distance: Float, known: Prototypes, persistent: Float) -> Float:
 
     A class that reaches far holds everything thinly; and most land is what it was.
     """
+    from scipy.stats import chi2  # takes seconds to import, and only runs with a catalogue match
+
     dims = known.means.shape[1]
     spread = 0.5 * chi2.ppf(QUANTILE, dims) * distance**2 + dims * np.log(known.reach)
     result: Float = spread - np.log(persistent + _ELSEWHERE)

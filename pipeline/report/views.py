@@ -18,7 +18,7 @@ CONFIDENCE_STEP = 10
 """Confidence is shown in steps of 5 %: noise finer than that cannot be seen, and would fill the page."""
 
 STRETCH_PERCENT = (1.0, 99.0)
-STRETCH_PX = 1 << 19
+STRETCH_PX = 1 << 17
 """Pixels that tell the limits well enough."""
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
