@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,13 +50,19 @@ def adjusted_rand(tables: NDArray[np.number]) -> NDArray[np.float64]:
     return np.where(spread == 0, 1.0, found / np.where(spread == 0, 1.0, spread))
 
 
-def majority_accuracy(table: NDArray[np.integer]) -> float:
+def majority_accuracy(tables: NDArray[np.number]) -> NDArray[np.float64]:
     """Return the share of pixels that are right where each label is given the true class that it holds most of.
 
-    >>> majority_accuracy(np.array([[3, 1], [2, 0], [0, 4]]))
+    Of contingency tables ``(..., label, true class)``.
+
+    >>> float(majority_accuracy(np.array([[3, 1], [2, 0], [0, 4]])))
     0.9
     """
-    return float(table.max(1).sum() / table.sum())
+    return np.asarray(tables.max(-1).sum(-1) / tables.sum((-2, -1)))
+
+
+Measure = Callable[[NDArray[np.number]], NDArray[np.float64]]
+"""A score of contingency tables ``(..., label, true class)``."""
 
 
 def draw_boundaries(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -111,34 +117,39 @@ def add_boundaries(parts: Sequence[BoundaryCounts]) -> BoundaryCounts:
 def bootstrap_difference(
     first: Sequence[NDArray[np.int64]],
     second: Sequence[NDArray[np.int64]],
+    measure: Measure = adjusted_rand,
     *,
     draws: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Resample the difference in ARI of two methods on one scene, paired, over seeds and image blocks.
+    """Resample the difference in a score of two methods on one scene, paired, over seeds and image blocks.
 
     Parameters
     ----------
     first, second
         For each seed the counts ``(block, label, true class)`` of one method. Blocks and seeds correspond.
+    measure
+        The score of contingency tables ``(..., label, true class)``.
     draws
         How many resamples.
 
     Returns
     -------
-    ``(draws,)`` float64: the ARI of `first` less that of `second`, each the mean over the seeds drawn of the ARI
+    ``(draws,)`` float64: the score of `first` less that of `second`, each the mean over the seeds drawn of the score
     over the blocks drawn.
     """
     rng = np.random.default_rng(seed)
     blocks = len(first[0])
     counts = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(np.float64)
     picked = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), size=draws) / len(first)
-    gains = [_resampled(a, counts) - _resampled(b, counts) for a, b in zip(first, second, strict=True)]
+    gains = [
+        measure(_resampled(a, counts)) - measure(_resampled(b, counts)) for a, b in zip(first, second, strict=True)
+    ]
     return np.asarray((np.stack(gains, axis=1) * picked).sum(1))
 
 
 def _resampled(tables: NDArray[np.int64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return adjusted_rand(np.tensordot(counts, tables.astype(np.float64), axes=1))
+    return np.tensordot(counts, tables.astype(np.float64), axes=1)
 
 
 def _near(marked: NDArray[np.bool_], distance_px: float) -> NDArray[np.bool_]:

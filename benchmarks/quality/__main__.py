@@ -22,6 +22,7 @@ from benchmarks.quality.tables import block_tables, compare, format_report
 from benchmarks.report import begin_record, describe_run, parser, write_record
 from benchmarks.scores import add_boundaries, count_boundaries, majority_accuracy
 from ktex_model.model import NO_CLASS
+from pipeline.coherence import Pairs
 from pipeline.metrics import Contingency, effective_classes
 
 QUICK_SCENES = ("shared", "drift", "elongated")
@@ -101,6 +102,9 @@ def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
     for labels, truth in zip(outcome.labels, scene.truths, strict=True):
         counts.add(labels, truth)
     found = counts.scores()
+    pairs = Pairs(nodata=NO_CLASS)
+    for labels in outcome.labels:
+        pairs.add(labels)
     used = sum(np.bincount(labels[labels != NO_CLASS], minlength=NO_CLASS) for labels in outcome.labels)
     edges = [
         count_boundaries(labels, truth, TOLERANCE_PX)
@@ -110,9 +114,10 @@ def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
         "ari": found.ari,
         "ami": found.ami,
         "accuracy": found.accuracy,
-        "majority": majority_accuracy(counts.table),
+        "majority": float(majority_accuracy(counts.table)),
         "boundary_f": add_boundaries(edges).f_score,
         "classes_effective": effective_classes(used),
+        "score": pairs.score(),
         "seconds": outcome.seconds,
         "generator_agreement": generator_agreement(outcome.told),
         "covariance_gap": covariance_gap(outcome.told),

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from benchmarks.quality.methods import AUTOENCODER_STEPS, BASELINES
 from benchmarks.quality.real import CLASSES as REAL
 from benchmarks.quality.scenes import RECIPES, Scene
 from benchmarks.report import describe_run, format_table
-from benchmarks.scores import bootstrap_difference
+from benchmarks.scores import Measure, adjusted_rand, bootstrap_difference, majority_accuracy
 from ktex_model.model import NO_CLASS
 
 SCORES = ("ari", "ami", "accuracy", "majority", "boundary_f", "classes_effective", "seconds")
@@ -45,32 +46,45 @@ def block_tables(scene: Scene, labels: Sequence[NDArray[np.uint8]]) -> NDArray[n
     return stacked[..., stacked.any((0, 1))]
 
 
-def compare(runs: Runs) -> list[dict[str, Any]]:
-    """Return how much higher the ARI of `texture` is than that of baselines, scene by scene and on average.
+MEASURES: Mapping[str, Measure] = {"ari": adjusted_rand, "majority": majority_accuracy}
+"""The scores whose differences are told with their intervals."""
 
-    On each scene the other is the baseline that is best there; on averages it is also the one that is best overall.
-    Nothing where `texture` or all baselines were not run.
+
+def compare(runs: Runs) -> list[dict[str, Any]]:
+    """Return how much higher ARI and majority accuracy of `texture` are than those of baselines.
+
+    On each scene the other is the baseline that is best there, and the one that is best on average over the made or
+    the real scenes; on averages it is the latter, and the best of each scene. Nothing where `texture` or all baselines
+    were not run.
     """
-    rows, drawn, single = [], {}, {}
-    for scene in _names(runs, "scene"):
-        methods = {method: _blocks(runs, scene, method) for method in (*BASELINES, "texture")}
-        present = [name for name in BASELINES if methods[name]]
-        if not present or not methods["texture"]:
-            continue
-        best = max(present, key=lambda name: mean_of(runs, scene, name, "ari"))
-        samples = {name: bootstrap_difference(methods["texture"], methods[name]) for name in present}
-        drawn[scene], single[scene] = samples[best], samples
-        rows.append(_difference(runs, scene, [scene], best, samples[best]))
-    for group, names in (("made", made_of(list(single))), ("real", real_of(list(single)))):
-        if len(names) > 1:
-            overall = max(single[names[0]], key=lambda name: _mean(runs, names, name, "ari"))
-            together = np.mean([single[name][overall] for name in names], axis=0)
-            rows.append(_difference(runs, f"{group}, mean", names, overall, together))
-            gains = [row["difference"] for row in rows if row["scene"] in names]
-            low, high = np.percentile(np.mean([drawn[name] for name in names], axis=0), [2.5, 97.5])
-            mean = statistics.fmean(gains)
-            best_each = {"scene": f"{group}, mean", "baseline": "best of each scene", "difference": mean}
-            rows.append(best_each | {"low": float(low), "high": float(high)})
+    return [row for score in MEASURES for group in ("made", "real") for row in _compare_group(runs, score, group)]
+
+
+def _compare_group(runs: Runs, score: str, group: str) -> list[dict[str, Any]]:
+    names = (made_of if group == "made" else real_of)(_names(runs, "scene"))
+    names = [name for name in names if _blocks(runs, name, "texture")]
+    present = [name for name in BASELINES if names and all(_blocks(runs, scene, name) for scene in names)]
+    if not present:
+        return []
+    overall = max(present, key=lambda name: _mean(runs, names, name, score))
+    rows, there, everywhere = [], [], []
+    for scene in names:
+        best = max(present, key=lambda name: mean_of(runs, scene, name, score))
+        drawn = {
+            name: bootstrap_difference(_blocks(runs, scene, "texture"), _blocks(runs, scene, name), MEASURES[score])
+            for name in (best, overall)
+        }
+        rows += [_difference(runs, score, scene, [scene], name, drawn[name]) for name in drawn]
+        there.append(drawn[best])
+        everywhere.append(drawn[overall])
+    if len(names) > 1:
+        means = [mean_of(runs, name, "texture", score) for name in names]
+        bests = [max(mean_of(runs, name, other, score) for other in present) for name in names]
+        rows.append(_difference(runs, score, f"{group}, mean", names, overall, np.mean(everywhere, axis=0)))
+        low, high = np.percentile(np.mean(there, axis=0), [2.5, 97.5])
+        gain = statistics.fmean(means) - statistics.fmean(bests)
+        best_each = {"score": score, "scene": f"{group}, mean", "baseline": "best of each scene", "difference": gain}
+        rows.append(best_each | {"low": float(low), "high": float(high)})
     return rows
 
 
@@ -87,6 +101,7 @@ def format_report(record: Mapping[str, Any]) -> str:
     parts += [*_difficulty(runs, made_of(scenes)), *_differences(record["differences"])]
     rows = [[scene, method, *_row(runs, scene, method)] for scene in scenes for method in methods]
     parts += ["### Each scene", format_table(["scene", "method", *TITLES], rows)]
+    parts += _ranks(runs, scenes)
     if "texture" in methods:
         parts += ["### Without labels", _WITHOUT, format_table(_GENERATED, _generated(runs, scenes))]
     settings = record["settings"]
@@ -149,16 +164,52 @@ def _difficulty(runs: Runs, names: list[str]) -> list[str]:
 def _differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
-    laid = [[r["scene"], r["baseline"], r["difference"], f"{r['low']:.3f} to {r['high']:.3f}"] for r in rows]
-    return ["### ARI of texture less a baseline's", format_table(["scene", "baseline", "difference", "95 %"], laid)]
+    parts = []
+    for score, title in (("ari", "ARI"), ("majority", "Majority accuracy")):
+        laid = [
+            [row["scene"], row["baseline"], row["difference"], f"{row['low']:.3f} to {row['high']:.3f}"]
+            for row in rows
+            if row["score"] == score
+        ]
+        table = format_table(["scene", "baseline", "difference", "95 %"], laid)
+        parts += [f"### {title} of texture less a baseline's", table]
+    return parts
 
 
 def _difference(
-    runs: Runs, title: str, names: Sequence[str], baseline: str, drawn: NDArray[np.float64]
+    runs: Runs, score: str, title: str, names: Sequence[str], baseline: str, drawn: NDArray[np.float64]
 ) -> dict[str, Any]:
-    gain = _mean(runs, names, "texture", "ari") - _mean(runs, names, baseline, "ari")
+    gain = _mean(runs, names, "texture", score) - _mean(runs, names, baseline, score)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"scene": title, "baseline": baseline, "difference": gain, "low": float(low), "high": float(high)}
+    told = {"score": score, "scene": title, "baseline": baseline, "difference": gain}
+    return told | {"low": float(low), "high": float(high)}
+
+
+_RANKED = ["scene", "maps", "with ARI", "with majority", "with ARI, means of methods", "ARI of the best", "best ARI"]
+
+
+def _ranks(runs: Runs, scenes: Sequence[str]) -> list[str]:
+    """Return how the score without labels ranks all maps of a scene, beside how the truth ranks them."""
+    rows = []
+    for scene in scenes:
+        maps = [run for run in runs if run["scene"] == scene and run.get("score") is not None]
+        methods = _names(maps, "method")
+        if len(methods) < 3:
+            continue
+        score, ari, majority = (np.array([run[name] for run in maps]) for name in ("score", "ari", "majority"))
+        means = [[mean_of(maps, scene, method, name) for method in methods] for name in ("score", "ari")]
+        found = [float(spearmanr(*pair).statistic) for pair in ((score, ari), (score, majority), means)]
+        rows.append([scene, len(maps), *found, float(ari[score.argmax()]), float(ari.max())])
+    if not rows:
+        return []
+    rows.append(["mean", "", *(statistics.fmean(row[i] for row in rows) for i in range(2, len(_RANKED)))])
+    return ["### Does the score rank as the truth does?", _RANKS, format_table(_RANKED, rows)]
+
+
+_RANKS = (
+    "Spearman correlation of the score without labels (`metrics.score` of `run.json`) with ARI and majority accuracy, "
+    "over the maps of all methods and seeds; last the ARI of the map of the highest score, and the highest ARI."
+)
 
 
 def _row(runs: Runs, scene: str, method: str) -> list[object]:

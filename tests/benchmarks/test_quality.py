@@ -9,7 +9,7 @@ from benchmarks.quality.features import Tuning, gabor_energies, local_statistics
 from benchmarks.quality.generated import compare_textures, respond
 from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
 from benchmarks.quality.scenes import PAIRS, RECIPES, Scene, draw_regions, make_scene, paint
-from benchmarks.quality.tables import block_tables, compare
+from benchmarks.quality.tables import _ranks, block_tables, compare
 from pipeline.metrics import truth_scores
 
 PX = 128
@@ -104,19 +104,39 @@ def test_texture_is_held_against_the_best_of_each_scene_and_of_all():
     marks = {"texture": (0.9, 0.8), "k-means colour": (0.5, 0.2), "k-means texture": (0.4, 0.6)}
     tables = {"texture": perfect, "k-means colour": poor, "k-means texture": fair}
     runs = [
-        {"scene": scene, "method": method, "ari": ari, "blocks": tables[method].tolist()}
+        {"scene": scene, "method": method, "ari": ari, "majority": 1 - ari, "blocks": tables[method].tolist()}
         for scene in ("a", "b")
         for method, both in marks.items()
         for ari in [both["ab".index(scene)]] * 2
     ]
     rows = compare(runs)
-    assert [(row["scene"], row["baseline"]) for row in rows] == [
-        ("a", "k-means colour"),
-        ("b", "k-means texture"),
-        ("made, mean", "k-means texture"),
-        ("made, mean", "best of each scene"),
+    told = {(row["score"], row["scene"], row["baseline"]): row["difference"] for row in rows}
+    assert told == pytest.approx(
+        {
+            ("ari", "a", "k-means colour"): 0.4,
+            ("ari", "a", "k-means texture"): 0.5,
+            ("ari", "b", "k-means texture"): 0.2,
+            ("ari", "made, mean", "k-means texture"): 0.35,
+            ("ari", "made, mean", "best of each scene"): 0.3,
+            ("majority", "a", "k-means texture"): -0.5,
+            ("majority", "a", "k-means colour"): -0.4,
+            ("majority", "b", "k-means colour"): -0.6,
+            ("majority", "made, mean", "k-means colour"): -0.5,
+            ("majority", "made, mean", "best of each scene"): -0.55,
+        }
+    )
+    assert all(row["low"] <= row["high"] for row in rows)
+
+
+def test_the_score_without_labels_is_held_against_the_truth():
+    runs = [
+        {"scene": "a", "method": method, "ari": ari, "majority": 1 - ari, "score": score}
+        for method, ari, score in (("x", 0.1, 0.3), ("y", 0.2, 0.4), ("z", 0.4, 0.5), ("z", 0.3, 0.6))
     ]
-    assert [row["difference"] for row in rows] == pytest.approx([0.4, 0.2, 0.35, 0.3])
+    *_, table = _ranks(runs, ["a"])
+    row = [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
+    assert row == ["a", "4", "0.800", "-0.800", "1.000", "0.300", "0.400"]
+    assert not _ranks(runs[:2], ["a"])
 
 
 def test_a_texture_is_as_far_from_the_real_one_as_its_covariances_are():
