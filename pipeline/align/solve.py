@@ -41,11 +41,13 @@ from pipeline.blocks import Index
 class _Prepared:
     """White features ``(N, D)`` with measured offsets removed, what is left to remove by block, and weights.
 
-    `variance` ``(N,)`` is what a node's features scatter by around its class, in each dimension: 1 for a large one.
+    `variance` ``(N,)`` is what a node's features scatter by around its class, in each dimension: 1 for a large one;
+    `suspect` ``(N,)`` are nodes that seem to hold two classes.
     """
 
     features: Float
     variance: Float
+    suspect: np.typing.NDArray[np.bool_]
     offsets: Float
     track: Int
     weight: Float
@@ -110,7 +112,9 @@ def _prepare(graph: Graph) -> _Prepared:
         change = whitening(residual, np.where(matched, weight, 0.0), freedom, prior)
         features = np.where(graph.known[:, None], features @ change, 0.0)
         offsets = offsets @ change
-    return _Prepared(features, node_variance(graph, features, weight), offsets, track, weight, quality, smoothness)
+    variance = node_variance(graph, features, weight)
+    suspect = find_suspects(graph, features, variance)  # what moves a block moves all of its nodes alike
+    return _Prepared(features, variance, suspect, offsets, track, weight, quality, smoothness)
 
 
 def _prior_variance(features: Float, graph: Graph) -> float:
@@ -154,8 +158,7 @@ def _cluster(
 ) -> Clusters:
     """Find the classes of some nodes, those of `nodes`."""
     features = ready.features - ready.offsets[graph.node_block]
-    suspect = find_suspects(graph, features, ready.variance)
-    weight = np.where(nodes & ~suspect, ready.weight, 0.0)
+    weight = np.where(nodes & ~ready.suspect, ready.weight, 0.0)
     n_tracks = int(ready.track.max()) + 1
     points = group_means(features, ready.track, weight, n_tracks)
     track_weight = np.bincount(ready.track, weight, minlength=n_tracks).astype(np.float64)
@@ -164,7 +167,7 @@ def _cluster(
     centres = over_cluster(points, track_weight, count, rng)
     if len(centres) == 0:
         centres = np.zeros((1, features.shape[1]))
-    return reduce_clusters(graph, features, weight, ready.variance, graph.known & ~suspect, centres, limits, rng)
+    return reduce_clusters(graph, features, weight, ready.variance, graph.known & ~ready.suspect, centres, limits, rng)
 
 
 def _label(graph: Graph, ready: _Prepared, found: Clusters) -> Int:
