@@ -20,7 +20,7 @@ from benchmarks.quality.real import load_scene
 from benchmarks.quality.scenes import RECIPES, Scene, make_scene
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from ktex_model import Sample, TextureConfig
-from ktex_model.texture import assignment, bank, explanation, starts, training
+from ktex_model.texture import assignment, bank, explanation, generators, starts, training
 from ktex_model.texture.advice import assign_samples
 from ktex_model.texture.assignment import Assigned, Cells, Trend, assign, upsample
 from ktex_model.texture.clustering import Ints
@@ -81,6 +81,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[Patch]]] = {
     "no exchange": ({}, [(training, "exchange_classes", without_exchange)]),
     "no rounds at half the stride": ({"refine_rounds": 0}, []),
     "no textures in the loop": ({"texture_loops": 0}, []),
+    "textures fitted at borders too": ({}, [(generators, "PURE", -1.0)]),
     "borders on every second pixel": ({}, [(explanation, "assign", on_cells)]),
 }
 """Settings that differ, and functions that are replaced: (module, name, replacement)."""
