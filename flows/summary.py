@@ -36,7 +36,7 @@ def to_text(result: Result, rows: list[dict[str, Any]] | None = None) -> str:
         _columns(rows or class_table(result)),
         "\n".join(f"{name:<22}{value}" for name, value in figures(result)),
         "\n".join(["Open:", *(f"  {path}" for path in _outputs(result.path))]),
-        "In Python:\n" + "\n".join(f"  {line}" for line in python_lines(result.path)),
+        "In Python:\n" + "\n".join(f"  {line}" for line in python_lines(result)),
     ]
     return "\n\n".join(parts)
 
@@ -57,7 +57,7 @@ def to_markdown(result: Result, rows: list[dict[str, Any]] | None = None) -> str
         *(f"- `{path}`" for path in _outputs(result.path)),
         "",
         "```python",
-        *python_lines(result.path),
+        *python_lines(result),
         "```",
     ]
     return "\n".join(lines)
@@ -78,12 +78,13 @@ def figures(result: Result) -> list[tuple[str, str]]:
     return [*found, ("time", total)]
 
 
-def python_lines(directory: Path) -> list[str]:
+def python_lines(result: Result) -> list[str]:
     """Return the lines that open the map."""
+    labels = result.labels
     return [
         "import xarray as xr",
-        f'scene = xr.open_zarr("{directory / "labels.zarr"}", decode_coords="all")',
-        "scene.labels  # (y, x) uint8, nodata 255; scene.confidence beside it",
+        f'scene = xr.open_zarr("{result.path / "labels.zarr"}", decode_coords="all")',
+        f"scene.labels  # (y, x) {labels.dtype}, nodata {labels.attrs['nodata']}; scene.confidence beside it",
     ]
 
 

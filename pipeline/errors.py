@@ -12,6 +12,10 @@ class InputError(ValueError):
     exit_code = 2
 
 
+class MisfitError(InputError):
+    """A run is whole, but cannot be part of a series: it is on another grid, or its ids mean other classes."""
+
+
 class RunFailedError(RuntimeError):
     """A run stopped midway; what was done is kept, and the same command resumes it (exit code 1)."""
 

@@ -25,7 +25,7 @@ import xarray as xr
 import zarr
 
 from pipeline.collection import leave_collection, write_collection
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MisfitError
 from pipeline.grids import describe_grid, same_grid
 from pipeline.legend import Legend
 from pipeline.levels import coarser, create_level, describe_levels, reduce_levels
@@ -86,9 +86,11 @@ def append(series_dir: str | Path, run_dir: str | Path, time: str | datetime, *,
 
     Raises
     ------
+    MisfitError
+        The run is on another grid, or its ids have another meaning than those of the series.
     InputError
-        The run is incomplete, or on another grid; its ids have another meaning than those of the series; or the
-        series holds another run for that date and `replace` is False. The series is as it was.
+        The run is incomplete; or the series holds another run for that date and `replace` is False. After either the
+        series is as it was.
     """
     folder, result = Path(series_dir).absolute(), open_result(Path(run_dir).absolute())
     if result.record.blocks.failed:
@@ -238,13 +240,13 @@ def _clear_up(folder: Path) -> None:
 def _check_same_kind(folder: Path, result: Result) -> None:
     held, new = LabelStore.open(folder / SERIES), LabelStore.open(result.path / LABELS)
     if (held.shape, held.dtype) != (new.shape, new.dtype) or not same_grid(held.geobox, new.geobox):
-        raise InputError(
+        raise MisfitError(
             f"{result.path}: is on another grid than the series {folder}: {describe_grid(new.geobox)} {new.dtype}; "
             f"expected {describe_grid(held.geobox)} {held.dtype}; run it on the same area and pixels"
         )
     said = _read_attributes(folder)["vocabulary"]
     if said is None or said != result.record.vocabulary:
-        raise InputError(
+        raise MisfitError(
             f"{result.path}: its ids mean other classes than those of the series {folder} "
             f"({result.record.vocabulary or 'its own'}; expected {said or 'those of one model or catalogue'}); "
             f"make all dates with one --model or one --catalogue"

@@ -171,7 +171,7 @@ def _look_after_series(layout: Layout, rows: list[Row], done: Upkeep) -> None:
     runs = []
     for row in rows:
         run = layout.run_of(row.result)
-        if "not in the series" not in (row.reason or "") and (run / "run.json").exists():
+        if (row.result or {}).get("apart") is None and (run / "run.json").exists():
             runs.append((run, str(row.date)))
     try:
         done.repaired |= mend_series(layout, runs)

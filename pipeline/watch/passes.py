@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pipeline.acquisitions import Acquisition, DeliveryError, Source, SourceError
-from pipeline.errors import InputError, RunFailedError
+from pipeline.errors import InputError, MisfitError, RunFailedError
 from pipeline.ledger import Claim, FencedError, InputNote, Ledger
 from pipeline.ledger.heartbeat import kept_alive
 from pipeline.ledger.overview import note_series
@@ -219,6 +219,7 @@ def _process(
     remark = _remark(notes)
     content = content_digest(notes, claim.settings)
     if content == claim.content and claim.result is not None and is_in_place(layout, claim, content):
+        remark = _joined(remark, claim.result.get("apart"))
         ledger.publish(claim, content=content, result=claim.result, notes=notes, remark=remark)
         return Outcome(name, "unchanged", remark, claim.result.get("run"))
     if not is_in_place(layout, claim, content):
@@ -236,8 +237,9 @@ def _process(
         if Reference.read(layout.reference) is None:
             Reference.of(paths[0], settings).write(layout.reference)
         keep_ids(config, layout, run)
-        remark = _joined(remark, _extend(layout, run, str(claim.date)))
-        result = describe_result(run)
+        apart = _extend(layout, run, str(claim.date))
+        remark = _joined(remark, apart)
+        result = describe_result(run, apart)
         ledger.publish(claim, content=content, result=result, notes=notes, remark=remark)
     return Outcome(name, "published", remark, str(run))
 
@@ -292,7 +294,7 @@ def _extend(layout: Layout, run: Path, date: str) -> str | None:
     """Make a run part of the series; where the series cannot hold it, the run is published alone, and this says why."""
     try:
         extend_series(layout, run, date)
-    except InputError as error:
+    except MisfitError as error:
         logger.warning("%s", error)
         return f"not in the series: {error}"
     return None

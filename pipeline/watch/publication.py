@@ -97,8 +97,11 @@ def put_in_place(layout: Layout, claim: Claim, content: str) -> Path:
     return target
 
 
-def describe_result(run: Path) -> dict[str, Any]:
-    """Return what the ledger keeps of a published run: where it is, its key, figures, and a checksum of each file."""
+def describe_result(run: Path, apart: str | None = None) -> dict[str, Any]:
+    """Return what the ledger keeps of a published run: where it is, its key, figures, and a checksum of each file.
+
+    `apart` says why it cannot be part of the series; None where it is.
+    """
     result = open_result(run)
     metrics = result.record.metrics
     return {
@@ -106,6 +109,7 @@ def describe_result(run: Path) -> dict[str, Any]:
         "key": result.record.key,
         "classes": len(result.legend),
         "pixels_valid": None if metrics is None else metrics.pixels_valid,
+        "apart": apart,
         "missing_blocks": list(result.record.blocks.failed_names),
         "files": checksums(run),
     }

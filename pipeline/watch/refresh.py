@@ -137,7 +137,7 @@ def restate(layout: Layout, book: Ledger, row: Row, run: Path, why: str) -> None
         logger.warning("%s", error)
     if (after := checksums(run)) != before:  # its item says of which collection it is
         note_edit(run, "series", before, after)
-    book.restate(row.id, describe_result(run), why)
+    book.restate(row.id, describe_result(run, (row.result or {}).get("apart")), why)
 
 
 def _lagging(layout: Layout, book: Ledger, catalogue: Catalogue, done: Refresh) -> Iterator[tuple[Row, Path, Legend]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.collection import COLLECTION
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MisfitError
 from pipeline.results import LABELS, LEGEND, open_result
 from pipeline.series import SERIES, append, parse_time, read_dates
 from pipeline.stac import write_item
@@ -24,8 +24,10 @@ def extend_series(layout: Layout, run: Path, date: str) -> None:
 
     Raises
     ------
-    InputError
+    MisfitError
         The run is on another grid than the series, or its ids have another meaning; the series is as it was.
+    InputError
+        The series cannot be read.
     """
     write_item(run)
     append(layout.root, run, date, replace=True)
@@ -48,6 +50,8 @@ def mend_series(layout: Layout, runs: Sequence[tuple[Path, str]]) -> dict[str, s
 
     Raises
     ------
+    MisfitError
+        A run cannot be part of the series; the store is as it was.
     InputError
         A part cannot be made again.
     """
@@ -60,6 +64,8 @@ def mend_series(layout: Layout, runs: Sequence[tuple[Path, str]]) -> dict[str, s
             for run, date in runs:
                 if date in differs:
                     append(layout.root, run, date, replace=True)
+        except MisfitError:
+            raise
         except Exception:  # whatever reading a damaged store raises: nothing of it is of use
             _move_away(store)
         if not store.exists() or any(find_fault(store, run, date) for run, date in runs):

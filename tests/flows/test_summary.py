@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,13 +19,17 @@ from pipeline.results import Result, open_result
 from pipeline.stores import LabelStore, create_labels
 
 
-def publish(directory: Path, crs: str | None = "EPSG:3857", failed: int = 0) -> Result:
-    labels = np.zeros((200, 100), np.uint8)
+def publish(
+    directory: Path,
+    crs: str | None = "EPSG:3857",
+    failed: int = 0,
+    dtype: Literal["uint8", "uint16"] = "uint8",
+) -> Result:
+    labels = np.zeros((200, 100), dtype)
     labels[150:] = 3
-    labels[:10] = 255
-    create_labels(
-        directory / "labels.zarr", GeoBox(labels.shape, quad_transform(1308, 917), crs), chunk_px=100, attrs={}
-    )
+    labels[:10] = np.iinfo(dtype).max
+    box = GeoBox(labels.shape, quad_transform(1308, 917), crs)
+    create_labels(directory / "labels.zarr", box, chunk_px=100, dtype=dtype, attrs={})
     LabelStore.open(directory / "labels.zarr", "r+").write(
         Window(0, 0, 200, 100), labels, np.full(labels.shape, 200, np.uint8)
     )
@@ -76,7 +81,14 @@ def test_missing_blocks_are_named(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_python_open_the_map(tmp_path: Path) -> None:
-    publish(tmp_path)
-    names: dict[str, object] = {}
-    exec("\n".join(python_lines(tmp_path)), names)
-    assert names["scene"]["labels"].shape == (200, 100)  # type: ignore[index]
+    lines = python_lines(publish(tmp_path))
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    labels = names["scene"]["labels"]
+    assert labels.shape == (200, 100)
+    assert f"{labels.dtype}, nodata {labels.attrs['nodata']};" in lines[-1]
+
+
+def test_the_lines_of_python_say_of_which_type_labels_are(tmp_path: Path) -> None:
+    assert "(y, x) uint8, nodata 255;" in python_lines(publish(tmp_path / "narrow"))[-1]
+    assert "(y, x) uint16, nodata 65535;" in python_lines(publish(tmp_path / "wide", dtype="uint16"))[-1]

@@ -292,6 +292,24 @@ def test_a_name_without_a_date_is_in_quarantine(config: WatchConfig, drop: Path,
     assert "no date in its name" in str(done.reason)
 
 
+@pytest.mark.parametrize("odd", ["2009-06-29", "2014-07-20"])
+def test_a_date_of_another_area_stands_beside_the_series_and_never_harms_it(
+    config: WatchConfig, drop: Path, trainings: list[str], odd: str
+) -> None:
+    for seed, date in enumerate(("2010-06-29", "2012-07-31")):
+        scene(drop / f"a_{date}.tif", seed)
+        do_pass(config)
+    larger = scene(drop / f"a_{odd}.tif", data=levels(7, SIDE + 32))
+    (alone,) = do_pass(config).outcomes
+    assert (alone.what, str(alone.reason).split(":")[0]) == ("published", "not in the series")
+    age(larger, 7200)
+    (again,) = do_pass(config).outcomes
+    assert (again.what, again.reason) == ("unchanged", alone.reason), "what a person should know is still said"
+    assert maintain(config) == Upkeep(checked=3)
+    assert [each.time[:10] for each in read_dates(config.out)] == ["2010-06-29", "2012-07-31"]
+    assert open_result(config.out / "runs" / odd).labels.shape == (SIDE + 32, SIDE + 32)
+
+
 def test_one_date_from_two_sources_is_published_from_the_first(
     tmp_path: Path, drop: Path, trainings: list[str]
 ) -> None:
