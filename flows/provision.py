@@ -44,7 +44,7 @@ SILENCE_S = 10 * HEARTBEAT_S
 """A run that has said nothing for so long is dead. Long, because a blocked process says nothing either."""
 
 WAIT_S, WAIT_STEP_S = 180.0, 1.0
-"""How long a server that does not answer yet is waited for: ``prefect server start --background`` returns before."""
+"""How long a server that does not answer yet is waited for: one that starts in the background takes a while."""
 
 NOTICE = "ktextures-notice"
 """Name of the block that notices go through."""
