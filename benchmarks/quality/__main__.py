@@ -37,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     earlier = read_earlier(asked)
     record["runs"], record["skipped"], record["differences"] = earlier_runs(earlier, asked), [], []
     record["beside"] = [describe_run(each) for each in earlier]
-    methods = {name: run for name, run in list_methods(asked.paper_epochs).items() if name in asked.methods}
+    methods = {
+        name: run
+        for name, run in list_methods(asked.paper_epochs, asked.paper_encoder).items()
+        if name in asked.methods
+    }
     for name in asked.scenes if methods else ():
         try:
             scene = load_scene(name) if name in REAL else make_scene(name, asked.size_px, asked.scene_seed)
@@ -142,6 +146,7 @@ def _ask(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--beside", type=Path, nargs="+", default=[], metavar="FILE", help="earlier records, whose runs join the tables"
     )
     options.add_argument("--paper-epochs", type=int, default=4, metavar="N", help="passes of preset paper (4)")
+    options.add_argument("--paper-encoder", metavar="DIR", help="of preset paper, or `shipped` (the scene's own)")
     asked = options.parse_args(arguments)
     asked.seeds = asked.seeds or ([0] if asked.quick else [0, 1, 2, 3, 4])
     asked.scenes = asked.scenes or list(QUICK_SCENES if asked.quick else [*RECIPES, *REAL])

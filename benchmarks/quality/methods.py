@@ -37,14 +37,14 @@ class Outcome:
 Method = Callable[[Scene, int], Outcome]
 
 
-def list_methods(paper_epochs: int) -> dict[str, Method]:
-    """Return all methods by name, baselines first."""
+def list_methods(paper_epochs: int, paper_encoder: str | None = None) -> dict[str, Method]:
+    """Return all methods by name, baselines first; `paper_encoder` is what `PaperConfig.autoencoder` is."""
     return {
         "k-means colour": lambda scene, seed: cluster(scene, seed, colours),
         "k-means texture": lambda scene, seed: cluster(scene, seed, _statistics),
         "GMM texture": lambda scene, seed: cluster(scene, seed, _statistics, _fit_mixture),
         "k-means Gabor": lambda scene, seed: cluster(scene, seed, lambda s: gabor_energies(s, TUNING)),
-        "paper": lambda scene, seed: run_paper(scene, seed, paper_epochs),
+        "paper": lambda scene, seed: run_paper(scene, seed, paper_epochs, paper_encoder),
         "texture": run_texture,
     }
 
@@ -82,14 +82,15 @@ def run_texture(scene: Scene, seed: int) -> Outcome:
     return _run(scene, seed, TextureConfig(k=scene.k, bands=scene.images[0].shape[2]))
 
 
-def run_paper(scene: Scene, seed: int, epochs: int) -> Outcome:
-    """Train and apply the preset `paper` on a budget, without VGG-16, its auto-encoder trained on the scene itself."""
+def run_paper(scene: Scene, seed: int, epochs: int, encoder: str | None = None) -> Outcome:
+    """Train and apply the preset `paper` on a budget, without VGG-16; the scene trains the encoder if none is given."""
     from ktex_model import PaperConfig
 
     config = PaperConfig(
         k=scene.k,
         bands=scene.images[0].shape[2],
         imagenet_weights="none",
+        autoencoder=encoder,
         epochs=epochs,
         autoencoder_steps=AUTOENCODER_STEPS,
         batch_tiles=8,
