@@ -24,6 +24,7 @@ def open_source(source: Source, settings: Settings) -> Scene:
         align=settings.align,
         tolerance_px=settings.tolerance_px,
         resampling=settings.resampling,
+        radiometry_match=settings.radiometry_match,
     )
 
 

@@ -11,7 +11,7 @@ pixels a side). No rule looks at the window that is read, so blocks agree on wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
+from pipeline.balance import Balanced, Correction, Shared, balance, compare
 from pipeline.blocks import Window
 from pipeline.errors import InputError
 from pipeline.geotiff import RasterHeader
@@ -38,6 +39,10 @@ from pipeline.rasterfile import ImageFile, RasterFile
 
 Overlap = Literal["first", "last", "most-valid"]
 Align = Literal["refuse", "resample"]
+
+_PATCH_PX = 96
+_PATCHES = 3
+"""Files are compared on so many patches a side of what they share, or on all of it where that is less."""
 
 
 @dataclass(frozen=True)
@@ -183,20 +188,30 @@ def name_crs(wkt: str | None) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """One file of a mosaic and where it lies."""
+    """One file of a mosaic, where it lies, and what its values are corrected by, if that was asked for."""
 
     file: ImageFile
     placement: Placement
+    correction: Correction | None = None
+
+    def read(self, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int) -> Pixels:
+        """Read scene pixels, as `Placement.read` does, corrected."""
+        pixels = self.placement.read(self.file, rows, columns, step)
+        return pixels if self.correction is None else self.correction.apply(pixels)
 
 
 @dataclass(frozen=True)
 class MosaicScene(SampledScene):
-    """Files on one grid. `tiles` are in order of precedence: the first valid pixel wins."""
+    """Files on one grid. `tiles` are in order of precedence: the first valid pixel wins.
+
+    `balanced` says what their corrections brought, where those were asked for.
+    """
 
     geobox: GeoBox
     bands: tuple[str, ...]
     dtype: np.dtype[Any]
     tiles: tuple[Tile, ...]
+    balanced: Balanced | None = None
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
@@ -216,7 +231,7 @@ class MosaicScene(SampledScene):
             at = slice(*np.searchsorted(rows, (y0, y1))), slice(*np.searchsorted(columns, (x0, x1)))
             missing = ~pixels.valid[at]
             if missing.any():
-                part = tile.placement.read(tile.file, rows[at[0]], columns[at[1]], step)
+                part = tile.read(rows[at[0]], columns[at[1]], step)
                 missing &= part.valid
                 alike = (part.data.shape, part.data.dtype) == (pixels.data.shape, pixels.data.dtype)
                 if alike and missing.all():
@@ -290,3 +305,50 @@ def _in_precedence(tiles: list[Tile], overlap: Overlap) -> list[Tile]:
     if overlap != "most-valid":
         raise InputError(f"--overlap-rule {overlap}: expected first, last or most-valid")
     return sorted(tiles, key=lambda tile: -tile.file.count_valid())
+
+
+def balance_mosaic(scene: MosaicScene) -> MosaicScene:
+    """Give each file that overlaps others a gain and an offset for each band (see `pipeline.balance`).
+
+    Raises
+    ------
+    InputError
+        If a file turns out to be damaged; names it.
+    """
+    try:
+        shared = [found for a, b in _neighbours(scene) if (found := _compare_tiles(scene.tiles, a, b)) is not None]
+    except OSError as error:
+        raise InputError(str(error)) from error
+    balanced = balance([str(tile.file.path) for tile in scene.tiles], len(scene.bands), shared)
+    tiles = tuple(replace(tile, correction=balanced.corrections.get(str(tile.file.path))) for tile in scene.tiles)
+    return replace(scene, tiles=tiles, balanced=balanced)
+
+
+def _neighbours(scene: MosaicScene) -> list[tuple[int, int]]:
+    windows = [tile.placement.window for tile in scene.tiles]
+    number = {id(tile): i for i, tile in enumerate(scene.tiles)}
+    near = ((i, number[id(tile)]) for i, window in enumerate(windows) for tile in scene.tiles_in(window))
+    return [(i, j) for i, j in near if i < j]
+
+
+def _compare_tiles(tiles: Sequence[Tile], a: int, b: int) -> Shared | None:
+    """Compare two files on patches spread over what they share."""
+    both = tiles[a].placement.window.intersect(tiles[b].placement.window)
+    values: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for y0, y1 in _stretches(both.y0, both.y1):
+        for x0, x1 in _stretches(both.x0, both.x1):
+            rows, columns = np.arange(y0, y1), np.arange(x0, x1)
+            first, second = (tiles[i].placement.read(tiles[i].file, rows, columns, 1) for i in (a, b))
+            valid = first.valid & second.valid
+            if valid.any():
+                values.append((first.data[:, valid], second.data[:, valid]))
+    if not values:
+        return None
+    return compare(a, b, *(np.concatenate(each, axis=1) for each in zip(*values, strict=True)))
+
+
+def _stretches(start: int, stop: int) -> list[tuple[int, int]]:
+    if stop - start <= _PATCHES * _PATCH_PX:
+        return [(start, stop)]
+    firsts = np.linspace(start, stop - _PATCH_PX, _PATCHES).astype(int).tolist()
+    return [(first, first + _PATCH_PX) for first in firsts]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from odc.geo.geobox import GeoBox
 from pipeline import files, objects
 from pipeline.blocks import Window
 from pipeline.errors import InputError, RunFailedError
+
+if TYPE_CHECKING:
+    from pipeline.balance import Balanced
 
 FINGERPRINT_THREADS = 4
 
@@ -170,6 +173,10 @@ class Scene(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Dtype of `Pixels.data`."""
 
+    @property
+    def balanced(self) -> Balanced | None:
+        """What its files were corrected by, where that was asked for (see `pipeline.balance`)."""
+
     def read(self, window: Window) -> Pixels:
         """Read a window that lies inside the scene, at full resolution."""
 
@@ -192,6 +199,7 @@ class SampledScene(ABC):
     geobox: GeoBox
     bands: tuple[str, ...]
     dtype: np.dtype[Any]
+    balanced: Balanced | None = None
 
     @abstractmethod
     def fingerprints(self, report: Report | None = None) -> list[InputFile]:

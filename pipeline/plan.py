@@ -98,8 +98,10 @@ class Plan:
         """Return what work on the pixels of some windows rests on: a digest of `base`, scaling and input files."""
         digest = hashlib.sha256(json.dumps([self.base, self.scaling.to_json()], sort_keys=True).encode())
         for window in windows:
-            files = ((path, self.inputs[path].identity) for path in self.scene.files_in(window) if path in self.inputs)
-            digest.update(repr([*files]).encode())
+            paths = [path for path in self.scene.files_in(window) if path in self.inputs]
+            digest.update(repr([(path, self.inputs[path].identity) for path in paths]).encode())
+            if self.scene.balanced is not None:  # a file more changes what others are corrected by
+                digest.update(repr([self.scene.balanced.corrections.get(path) for path in paths]).encode())
         return digest.hexdigest()
 
     def read(self, window: Window) -> Pixels:

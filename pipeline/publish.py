@@ -147,6 +147,7 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
         alignment=describe_vocabulary(plan, alignment),
         areas_m2=measure_areas(store),
         score=map_score(store.read, store.shape, nodata=store.nodata),
+        radiometry=None if plan.scene.balanced is None else plan.scene.balanced.to_json(),
     )
 
 

@@ -179,6 +179,9 @@ class Metrics(_Part):
     score
         How much a class tells about those around it, in nats: ranks maps of one scene without a truth; null where only
         one class is in use.
+    radiometry
+        Gain and offset of each file, and by how much files differ where they overlap, before and after; null where
+        `radiometry_match` is off.
     truth
         Null where there is none.
     """
@@ -195,6 +198,7 @@ class Metrics(_Part):
     alignment: AlignmentMetrics | None
     areas_m2: dict[str, Annotated[float, Field(ge=0)]] | None = None
     score: Annotated[float, Field(ge=0)] | None = None
+    radiometry: Annotated[dict[str, JsonValue] | None, Redacted] = None
     truth: Truth | None = None
 
 

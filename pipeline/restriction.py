@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from pipeline.aoi import Area
+from pipeline.balance import Balanced
 from pipeline.blocks import Window
 from pipeline.errors import InputError
 from pipeline.geotiff import inspect_raster
@@ -51,6 +52,7 @@ class RestrictedScene(SampledScene):
     window: Window
     mask: Mask | None = None
     area: Area | None = None
+    balanced: Balanced | None = None
 
     def sample(self, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int) -> Pixels:
         """Read the pixels on some rows and columns, of which one in `step` is wanted."""
@@ -84,7 +86,7 @@ def restrict_scene(
     """Cut a window out of a scene, and let a mask and an area say where it is valid."""
     affine = base.geobox.affine @ Affine.translation(window.x0, window.y0)
     geobox = GeoBox(window.shape, affine, base.geobox.crs)
-    return RestrictedScene(geobox, base.bands, base.dtype, base, window, mask, area)
+    return RestrictedScene(geobox, base.bands, base.dtype, base, window, mask, area, base.balanced)
 
 
 def read_mask_raster(path: Path, geobox: GeoBox, rules: GridRules) -> Mask:

@@ -15,7 +15,7 @@ from pipeline.dates import date_of_file, select_date
 from pipeline.errors import InputError
 from pipeline.geotiff import RasterHeader, inspect_raster
 from pipeline.lattice import Resampling
-from pipeline.mosaic import Align, GridRules, MosaicScene, Overlap, build_mosaic
+from pipeline.mosaic import Align, GridRules, MosaicScene, Overlap, balance_mosaic, build_mosaic
 from pipeline.pixels import InputFile, Pixels, SampledScene, Scene
 from pipeline.rasterfile import ImageFile, check_udm2
 from pipeline.restriction import read_mask_raster, restrict_scene
@@ -37,6 +37,7 @@ def open_scene(
     align: Align = "refuse",
     tolerance_px: float = 0.01,
     resampling: Resampling = "nearest",
+    radiometry_match: bool = False,
 ) -> Scene:
     """Open files or an array as one scene, checked as far as can be without reading all pixels.
 
@@ -57,6 +58,8 @@ def open_scene(
         Which file wins where several are valid (see `pipeline.mosaic`).
     align, tolerance_px, resampling
         What to do with files on another grid (see `pipeline.mosaic.GridRules`).
+    radiometry_match
+        Whether files get a gain and an offset each, by what they share (see `pipeline.balance`).
 
     Raises
     ------
@@ -70,6 +73,7 @@ def open_scene(
             base = open_array(source, bands)
         else:
             base = _open_files(list_rasters(source), bands, date, overlap, rules)
+            base = balance_mosaic(base) if radiometry_match else base
         return _restrict(base, mask, aoi, rules)
     except OSError as error:
         named = error.filename or "SOURCE"

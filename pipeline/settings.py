@@ -49,6 +49,8 @@ class Settings(BaseModel):
     overlap_rule, align, tolerance_px, resampling
         Which file wins where several overlap; whether files off the common grid are refused or resampled, and how;
         how far, in pixels, a grid may be off and still be the common one.
+    radiometry_match
+        Whether each file gets a gain and an offset for each band, by the pixels that it shares with others.
     model
         Run or model directory to apply instead of training.
     catalogue
@@ -100,6 +102,7 @@ class Settings(BaseModel):
     align: Literal["refuse", "resample"] = "refuse"
     tolerance_px: float = Field(0.01, gt=0, lt=0.5)
     resampling: Literal["nearest", "bilinear"] = "nearest"
+    radiometry_match: bool = False
     model: Path | None = None
     catalogue: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=65535)

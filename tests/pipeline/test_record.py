@@ -34,7 +34,8 @@ METRICS = Metrics(
 )  # fmt: skip
 KEYS = {
     "pixels_valid", "pixels_per_second", "classes", "classes_effective", "seam_change_rate", "interior_change_rate",
-    "seam_excess", "seam_excess_before_cut", "overlap_disagreement", "alignment", "areas_m2", "score", "truth",
+    "seam_excess", "seam_excess_before_cut", "overlap_disagreement", "alignment", "areas_m2", "score",
+    "radiometry", "truth",
 }  # fmt: skip
 
 
