@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from pipeline.align.classes import squared_distances
 from pipeline.catalogue.sites import meetings
@@ -259,10 +260,9 @@ def _surprise(distance: Float, known: Prototypes, persistent: Float) -> Float:
 
     A class that reaches far holds everything thinly; and most land is what it was.
     """
-    from scipy.stats import chi2  # takes seconds to import, and only runs with a catalogue match
-
     dims = known.means.shape[1]
-    spread = 0.5 * chi2.ppf(QUANTILE, dims) * distance**2 + dims * np.log(known.reach)
+    # Half the quantile of chi squared; scipy.stats would take seconds to import.
+    spread = gammaincinv(dims / 2, QUANTILE) * distance**2 + dims * np.log(known.reach)
     result: Float = spread - np.log(persistent + _ELSEWHERE)
     return result
 
