@@ -7,6 +7,7 @@ never just counted. Areas are measured cell by cell in an equal-area projection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from pipeline.blocks import BlockGrid, Window
+from pipeline.metrics import count_classes
+from pipeline.stores import NODATA
 
 CELL_PX = 64
 REGION_PX = 4096
 """One equal-area projection serves so many pixels; it is centred on them, so that no scene is too large for it."""
+
+FEW = 16
+"""So many values are sooner compared one by one than counted all at once."""
 
 Read = Callable[[Window], NDArray[np.integer]]
 
@@ -67,18 +73,48 @@ def class_areas(read: Read, shape: tuple[int, int], transform: Affine, crs: CRS)
     TypeError
         Where the values are neither.
     """
-    totals = np.zeros(65536)
+    totals = Areas(transform, crs)
     for block in BlockGrid(shape, REGION_PX):
-        window = block.core
-        areas, values = pixel_areas(transform, crs, window), read(window)
+        totals.add(block.core, read(block.core))
+    return totals.found()
+
+
+class Areas:
+    """Areas of the values of a map, collected region by region; see `class_areas`."""
+
+    def __init__(self, transform: Affine, crs: CRS) -> None:
+        self._grid = transform, crs
+        self._totals = np.zeros(65536)
+
+    def add(self, window: Window, values: NDArray[np.integer]) -> None:
+        """Count the values ``(y, x)`` of one region."""
         if values.dtype not in (np.uint8, np.uint16):
-            raise TypeError(f"`read` must return uint8 or uint16; got {values.dtype}")
-        found = np.flatnonzero(np.bincount(values.ravel()))
-        place = np.zeros(int(found[-1]) + 1, np.int32)
-        place[found] = np.arange(len(found))
-        cell = np.arange(values.shape[1]) // CELL_PX * len(found)
-        for row, strip in enumerate(areas):
-            part = place[values[row * CELL_PX : (row + 1) * CELL_PX]]
-            counts = np.bincount((part + cell).ravel(), minlength=len(found) * strip.size)
-            totals[found] += strip @ counts.reshape(strip.size, len(found))
-    return {value: float(area) for value, area in enumerate(totals) if area > 0}
+            raise TypeError(f"`values` must be uint8 or uint16; got {values.dtype}")
+        found = _values_in(values)
+        for row, areas in enumerate(pixel_areas(*self._grid, window)):
+            strip = values[row * CELL_PX : (row + 1) * CELL_PX]
+            self._totals[found] += areas @ _count_cells(strip, found)
+
+    def found(self) -> dict[int, float]:
+        """Return square metres by value; values that do not occur are absent."""
+        return {value: float(area) for value, area in enumerate(self._totals) if area > 0}
+
+
+def _values_in(values: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the values that occur, ascending."""
+    counts = count_classes(values)
+    found = np.flatnonzero(counts)
+    return found if counts.sum() == values.size else np.append(found, NODATA[values.dtype.name])
+
+
+def _count_cells(strip: NDArray[Any], found: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return how often each value of `found` is in each cell of a strip, ``(cell, value)``."""
+    starts = np.arange(0, strip.shape[1], CELL_PX)
+    if len(found) <= FEW:
+        columns = ((strip == value).view(np.uint8).sum(axis=0, dtype=np.uint8) for value in found)
+        return np.stack([np.add.reduceat(column, starts, dtype=np.int64) for column in columns], axis=1)
+    place = np.zeros(int(found[-1]) + 1, np.int32)
+    place[found] = np.arange(len(found))
+    cell = np.arange(strip.shape[1]) // CELL_PX * len(found)
+    counts = np.bincount((place[strip] + cell).ravel(), minlength=len(found) * len(starts))
+    return counts.reshape(len(starts), len(found))

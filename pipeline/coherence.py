@@ -77,9 +77,14 @@ def _frequencies(keys: NDArray[np.uint32], values: int) -> tuple[NDArray[np.inte
     return found, counts[found]
 
 
+def score_step(shape: tuple[int, int]) -> int:
+    """Return of how many rows of a map of that shape one is counted."""
+    return LARGE_STEP if shape[0] * shape[1] >= LARGE_PX else 1
+
+
 def map_score(read: Callable[[Window], Labels], shape: tuple[int, int], *, nodata: int) -> float | None:
     """Score a map of any size; `read` is asked for windows of up to 2560 px. Pairs across windows are not counted."""
-    pairs, step = Pairs(nodata=nodata), LARGE_STEP if shape[0] * shape[1] >= LARGE_PX else 1
+    pairs, step = Pairs(nodata=nodata), score_step(shape)
     for block in BlockGrid(shape, WINDOW_PX):
         pairs.add(read(block.core), step)
     return pairs.score()

@@ -17,14 +17,14 @@ import numpy as np
 
 from pipeline.areas import pixel_areas
 from pipeline.blocks import BlockGrid, Window
+from pipeline.census import take_census
 from pipeline.cleanup import CleanUp, sieve_map, smooth_map
 from pipeline.cog import verify_cog, write_cog
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
-from pipeline.metrics import effective_classes, seams
+from pipeline.metrics import effective_classes
 from pipeline.plan import grid_of
-from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, make_record
@@ -166,20 +166,20 @@ def _publish(folder: Path, result: Result, how: CleanUp, name: str) -> None:
     verify_cog(folder / "labels.tif", store)
     write_cog(store, folder / "confidence.tif", variable="confidence", tags=tags)
     write_quicklook(store, legend, folder / "quicklook.png", None)
-    record, found = result.record, seams(store.read, grid_of(result.record.settings, store.shape), nodata=store.nodata)
+    record, census = result.record, take_census(store, grid_of(result.record.settings, store.shape))
     pixels = [each.pixels for each in legend.classes]
     metrics = Metrics(
         pixels_valid=sum(pixels),
         pixels_per_second=None,
         classes=len(legend),
         classes_effective=effective_classes(pixels),
-        seam_change_rate=found.seam_change_rate,
-        interior_change_rate=found.interior_change_rate,
-        seam_excess=found.seam_excess,
+        seam_change_rate=census.seams.seam_change_rate,
+        interior_change_rate=census.seams.interior_change_rate,
+        seam_excess=census.seams.seam_excess,
         seam_excess_before_cut=None,
         overlap_disagreement=None,
         alignment=None,
-        areas_m2=measure_areas(store),
+        areas_m2=census.areas_m2,
     )
     key = hashlib.sha256(f"{record.key} {sorted(asdict(how).items())}".encode()).hexdigest()
     make_record(

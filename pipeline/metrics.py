@@ -65,16 +65,34 @@ def seams(read: Read, grid: BlockGrid, *, nodata: int = NO_CLASS) -> Seams:
     >>> found.seam_change_rate, found.interior_change_rate
     (1.0, 0.0)
     """
-    # Rows: lines between columns, lines between rows. Columns: changes and pairs at seams, then inside.
-    counts = np.zeros((2, 4), dtype=np.int64)
+    counts = SeamCounts(grid, nodata=nodata)
     for block in grid:
-        core = block.core
-        window = Window(core.y0, core.x0, min(core.y1 + 1, grid.shape[0]), min(core.x1 + 1, grid.shape[1]))
-        labels = read(window)
+        counts.add(block.core, read(counts.window(block.core)))
+    return counts.rates()
+
+
+class SeamCounts:
+    """Changes of label at the borders of blocks and inside of them, collected block by block; see `seams`."""
+
+    def __init__(self, grid: BlockGrid, *, nodata: int = NO_CLASS) -> None:
+        self._grid, self._nodata = grid, nodata
+        # Rows: lines between columns, lines between rows. Columns: changes and pairs at seams, then inside.
+        self._counts = np.zeros((2, 4), dtype=np.int64)
+
+    def window(self, core: Window) -> Window:
+        """Return what is looked at for a core: one pixel more, where there is one."""
+        return Window(core.y0, core.x0, min(core.y1 + 1, self._grid.shape[0]), min(core.x1 + 1, self._grid.shape[1]))
+
+    def add(self, core: Window, labels: Labels) -> None:
+        """Count the lines of one core, and those that end it, from the labels of its `window`."""
         height, width = core.shape
-        counts[0] += _line_counts(labels[:height], width, _near(core, grid, 1), nodata)
-        counts[1] += _line_counts(labels[:, :width].T, height, _near(core, grid, 0), nodata)
-    return _rates(counts)
+        down = labels[:, :width].T
+        self._counts[0] += _line_counts(labels[:height], width, _near(core, self._grid, 1), self._nodata)
+        self._counts[1] += _line_counts(down, height, _near(core, self._grid, 0), self._nodata)
+
+    def rates(self) -> Seams:
+        """Return the shares of all that was added."""
+        return _rates(self._counts)
 
 
 def count_classes(labels: Labels) -> NDArray[np.int64]:
@@ -256,11 +274,12 @@ def _near(core: Window, grid: BlockGrid, axis: int) -> tuple[int, int]:
 
 def _line_counts(labels: Labels, width: int, inside: tuple[int, int], nodata: int) -> NDArray[np.int64]:
     """Return changes and pairs at the line after column ``width - 1`` (if any), and at the lines inside."""
-    valid = (labels[:, :-1] != nodata) & (labels[:, 1:] != nodata)
+    seen = labels != nodata
+    valid = seen[:, :-1] & seen[:, 1:]
     changes = valid & (labels[:, :-1] != labels[:, 1:])
     at, within = slice(width - 1, None), slice(*inside)
     return np.array(
-        [changes[:, at].sum(), valid[:, at].sum(), changes[:, within].sum(), valid[:, within].sum()], dtype=np.int64
+        [np.count_nonzero(lines[:, part]) for part in (at, within) for lines in (changes, valid)], dtype=np.int64
     )
 
 

@@ -10,19 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.align import Alignment, Repair
-from pipeline.areas import class_areas
 from pipeline.assemble import straight_labels, sums_of
 from pipeline.blocks import Block
 from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
 from pipeline.catalogue.store import read_catalogue
+from pipeline.census import take_census
 from pipeline.cog import verify_cog, write_cog
-from pipeline.coherence import map_score
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
 from pipeline.ground import assemble_ground, colour_view
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
-from pipeline.metrics import Seams, effective_classes, seams
+from pipeline.metrics import effective_classes, seams
 from pipeline.plan import Plan
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
@@ -65,13 +64,14 @@ def write_outputs(
 def make_whole(plan: Plan, name: str) -> None:
     """Make one of the outputs that are made of the whole map, and check it."""
     outputs, store = plan.folders.outputs, LabelStore.open(plan.folders.labels)
+    threads = plan.settings.workers  # as many cores as the run was given, at the end the last COG alone
     legend = Legend.from_json(outputs / "classes.json")
     match name:
         case "labels.tif":
-            write_cog(store, outputs / name, legend=legend, tags=tags_of(plan))
+            write_cog(store, outputs / name, legend=legend, tags=tags_of(plan), threads=threads)
             verify_cog(outputs / name, store)
         case "confidence.tif":
-            write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan))
+            write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan), threads=threads)
             verify_cog(outputs / name, store, variable="confidence")
         case "simulated.tif":
             write_simulated(plan, outputs / name, tags_of(plan))
@@ -129,7 +129,8 @@ def _global_ids(plan: Plan, count: int, alignment: Alignment | None, block: Bloc
 
 def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore) -> Metrics:
     """Compute the figures of the record from the labels as they were written."""
-    after: Seams = seams(store.read, plan.grid, nodata=store.nodata)
+    census = take_census(store, plan.grid)
+    after = census.seams
     before = None
     found = read_json(plan.folders.alignment)
     if alignment is not None and not plan.one_model and len(plan.grid) > 1:
@@ -145,8 +146,8 @@ def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: 
         seam_excess_before_cut=None if before is None else before.seam_excess,
         overlap_disagreement=None if found is None else found["overlap_disagreement"],
         alignment=describe_vocabulary(plan, alignment),
-        areas_m2=measure_areas(store),
-        score=map_score(store.read, store.shape, nodata=store.nodata),
+        areas_m2=census.areas_m2,
+        score=census.score,
         radiometry=None if plan.scene.balanced is None else plan.scene.balanced.to_json(),
     )
 
@@ -163,15 +164,6 @@ def describe_vocabulary(plan: Plan, alignment: Alignment | None) -> AlignmentMet
     return found.model_copy(
         update={"ambiguous": [*found.ambiguous, *doubtful], "new_classes": list(attachment.new), "catalogue": said}
     )
-
-
-def measure_areas(store: LabelStore) -> dict[str, float] | None:
-    """Return the area of each class in square metres, by id; None where the map has no CRS."""
-    geobox = store.geobox
-    if geobox.crs is None:
-        return None
-    found = class_areas(store.read, store.shape, geobox.transform, geobox.crs.proj)
-    return {str(i): round(area, 3) for i, area in found.items() if i != store.nodata}
 
 
 def describe_alignment(alignment: Alignment) -> AlignmentMetrics:

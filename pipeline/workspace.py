@@ -145,6 +145,11 @@ class Folders:
         """The scene at a size for looking."""
         return self.work / "ground.npz"
 
+    @property
+    def drawn(self) -> Path:
+        """The picture of `ground` in the report, as an address."""
+        return self.work / "ground.txt"
+
     def view(self, name: str) -> Path:
         """File of what a block shows of the scene in such a view."""
         return self.work / "views" / f"{name}.npz"

@@ -30,6 +30,14 @@ def apply(
     return found
 
 
+def confine(cores: int) -> None:
+    """Keep this process and those that it starts to so many cores, if there are more: each worker has one to itself.
+
+    A single worker would otherwise leave all that is not its own, such as the report, to a core that no other has.
+    """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
 def warm_up(model: tuple[Path, str], _: int) -> tuple[int, int]:
     """Load the model in a worker and label one tile; returns process id and memory."""
     import numpy as np
@@ -53,7 +61,10 @@ def family_cpu_s() -> float:
 
 
 def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int, engine: str) -> dict[str, Any]:
-    """Apply a model; returns wall seconds by stage, costs by phase, CPU seconds and peak memory in bytes."""
+    """Apply a model on as many cores as there are workers.
+
+    Returns wall seconds by stage, costs by phase, CPU seconds and peak memory in bytes.
+    """
     from functools import partial
 
     from pipeline import Settings
@@ -61,6 +72,7 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
     from pipeline.plan import project_cost
     from pipeline.run import STAGES, prepare
 
+    confine(workers)
     settings = Settings(bands=BANDS, model=model, workers=workers, block_px=block_px, engine=engine)
     began = time.perf_counter()
     with prepare(scene, settings, out, fresh=True) as run:

@@ -13,14 +13,14 @@ import numpy as np
 import rasterio
 
 from pipeline.catalogue.store import CLASSES
+from pipeline.census import take_census
 from pipeline.checksums import checksums, note_edit
 from pipeline.cog import verify_cog, write_cog
 from pipeline.errors import InputError
 from pipeline.legend import Legend
 from pipeline.levels import write_levels
-from pipeline.metrics import effective_classes, seams
+from pipeline.metrics import effective_classes
 from pipeline.plan import grid_of
-from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
 from pipeline.record import Metrics, RunRecord
@@ -143,18 +143,18 @@ def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
     old = result.record.metrics
     if old is None:
         raise InputError(f"{result.path}: the run has no figures; run it to its end first")
-    found = seams(store.read, grid_of(result.record.settings, store.shape), nodata=store.nodata)
+    census = take_census(store, grid_of(result.record.settings, store.shape))
     metrics = Metrics.model_validate(
         old.model_dump()
         | {
             "classes": len(legend),
             "classes_effective": effective_classes([each.pixels for each in legend.classes]),
-            "seam_change_rate": found.seam_change_rate,
-            "interior_change_rate": found.interior_change_rate,
-            "seam_excess": found.seam_excess,
+            "seam_change_rate": census.seams.seam_change_rate,
+            "interior_change_rate": census.seams.interior_change_rate,
+            "seam_excess": census.seams.seam_excess,
             "seam_excess_before_cut": None,
             "overlap_disagreement": None,
-            "areas_m2": measure_areas(store),
+            "areas_m2": census.areas_m2,
             "truth": None,
         }
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.stage import read_vocabulary
-from pipeline.engine import Engine
+from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
 from pipeline.ground import kept_ground
 from pipeline.legend import Legend
+from pipeline.plan import Plan
 from pipeline.publish import make_run_record
 from pipeline.report.diagnostics import gather_diagnostics
-from pipeline.report.survey import Imagery
-from pipeline.report.textures import choose_exemplars, write_textures
+from pipeline.report.survey import Imagery, draw
+from pipeline.report.textures import Exemplars, choose_exemplars, write_textures
 from pipeline.report.views import Stretch
 from pipeline.report.write import write_report
 
@@ -33,10 +35,27 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     ground = kept_ground(plan)
     stretch = Stretch.fit(ground, plan.scene.bands)
     exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model, k=plan.k)
-    for outcome in engine.map(partial(write_textures, plan, stretch), exemplars):
-        if outcome.error is not None:
-            raise RunFailedError(f"textures could not be generated: {outcome.error}") from outcome.error
-    report(1, 3)
     imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground)
-    write_report(outputs, make_run_record(run, under_way="report"), imagery, title=plan.folders.root.name)
+    with ThreadPoolExecutor(1) as beside:
+        drawn = beside.submit(_draw, plan, engine, stretch, exemplars)
+        if isinstance(engine, SerialEngine):
+            wait([drawn])  # pictures are drawn by one thread of a process at a time
+        record, title = make_run_record(run, under_way="report"), plan.folders.root.name
+        write_report(outputs, record, imagery, title=title, meanwhile=drawn.result)
     report(3, 3)
+
+
+def _draw(plan: Plan, engine: Engine, stretch: Stretch, exemplars: list[Exemplars]) -> str | None:
+    """Have the workers draw the textures, and the scene where it may be shown; returns the picture of the scene."""
+    shown = plan.settings.show_pixels
+    for outcome in engine.map(partial(_draw_one, plan, stretch), [*([None] if shown else []), *exemplars]):
+        if outcome.error is not None:
+            raise RunFailedError(f"pictures of the report could not be drawn: {outcome.error}") from outcome.error
+    return plan.folders.drawn.read_text("ascii") if shown else None
+
+
+def _draw_one(plan: Plan, stretch: Stretch, exemplars: Exemplars | None) -> None:
+    if exemplars is None:
+        plan.folders.drawn.write_text(draw(kept_ground(plan), stretch), "ascii")
+    else:
+        write_textures(plan, stretch, exemplars)

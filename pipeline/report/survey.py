@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid, Window
+from pipeline.census import measure_areas
 from pipeline.errors import InputError
 from pipeline.ground import read_image
 from pipeline.legend import Legend
 from pipeline.pixels import Pixels, Scene
-from pipeline.publish import measure_areas
 from pipeline.record import RunRecord
 from pipeline.report.borders import Border, measure_borders
 from pipeline.report.diagnostics import DIAGNOSTICS, Diagnostics
@@ -27,6 +26,9 @@ from pipeline.report.views import CONFIDENCE_STEP, MapView, Stretch, fade, pictu
 from pipeline.stores import LabelStore
 
 PARTS = ("labels.tif", "confidence.tif", "labels.zarr", "classes.json", DIAGNOSTICS)
+Meanwhile = Callable[[], str | None]
+"""Waits for others, and returns the picture of the ground if they have drawn it."""
+
 PATCHES = 4
 MANY_CLASSES = 40
 """Of more classes than these, one patch each is shown, so that the page stays small."""
@@ -71,7 +73,7 @@ class Survey:
     view
         The map at a size for looking.
     image
-        The imagery on the grid of the view, ``(y, x, 4)`` uint8; None where it is not shown.
+        The imagery on the grid of the view, a picture as an address; None where it is not shown.
     areas
         Square metres by class; None without a coordinate system.
     patches, textures
@@ -88,7 +90,7 @@ class Survey:
     legend: Legend
     diagnostics: Diagnostics
     view: MapView
-    image: NDArray[np.uint8] | None
+    image: str | None
     areas: Mapping[int, float] | None
     borders: tuple[Border, ...]
     patches: Mapping[int, tuple[Patch, ...]]
@@ -103,8 +105,12 @@ class Survey:
         return float(np.median(seen)) * CONFIDENCE_STEP / 200 if seen.size else None
 
 
-def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
-    """Look at the outputs of a run, published or about to be; raises InputError where one is missing."""
+def survey(directory: Path, record: RunRecord, imagery: Imagery, meanwhile: Meanwhile | None = None) -> Survey:
+    """Look at the outputs of a run, published or about to be; raises InputError where one is missing.
+
+    `meanwhile` is what others make at the same time: it is called last, and returns when the generated textures are
+    there.
+    """
     if missing := [name for name in PARTS if not (directory / name).exists()]:
         raise InputError(f"{directory}: {', '.join(missing)} of this run is missing; run again with --fresh")
     legend = Legend.from_json(directory / "classes.json")
@@ -113,6 +119,12 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
     view = read_map(directory)
     areas = _known_areas(record, legend) or measure_areas(store)
     image, patches, features = _look(imagery, view, store, legend, diagnostics)
+    borders = tuple(measure_borders(store.read, grid, store.nodata))
+    drawn = None if meanwhile is None else meanwhile()
+    if image is None or not imagery.shown:
+        drawn = None
+    elif drawn is None:
+        drawn = draw(*image)
     return Survey(
         shape=store.shape,
         box=store.geobox,
@@ -120,9 +132,9 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery) -> Survey:
         legend=legend,
         diagnostics=diagnostics,
         view=view,
-        image=image,
+        image=drawn,
         areas=None if areas is None else {int(class_id): area for class_id, area in areas.items()},
-        borders=tuple(measure_borders(store.read, grid, store.nodata)),
+        borders=borders,
         patches=patches,
         textures=read_textures(directory, legend),
         alike=tuple(compare(features)),
@@ -144,7 +156,7 @@ def read_textures(directory: Path, legend: Legend) -> dict[int, str]:
 
 def _look(
     imagery: Imagery, view: MapView, store: LabelStore, legend: Legend, diagnostics: Diagnostics
-) -> tuple[NDArray[np.uint8] | None, dict[int, tuple[Patch, ...]], dict[int, list[Features]]]:
+) -> tuple[tuple[Pixels, Stretch] | None, dict[int, tuple[Patch, ...]], dict[int, list[Features]]]:
     """Look at the imagery: the map's ground and the patches, where they may be shown, and the features of patches."""
     patches: dict[int, tuple[Patch, ...]] = {}
     features: dict[int, list[Features]] = {}
@@ -165,7 +177,12 @@ def _look(
                 seen = fade(picture(pixels, stretch), of_class)
                 shown.append(Patch(picture_uri(seen), _caption(window, float(of_class.mean()))))
         patches[class_id] = tuple(shown)
-    return picture(image, stretch) if imagery.shown else None, patches, features
+    return (image, stretch), patches, features
+
+
+def draw(ground: Pixels, stretch: Stretch) -> str:
+    """Return the picture of the scene at a size for looking, as an address."""
+    return picture_uri(picture(ground, stretch))
 
 
 def _caption(window: Window, share: float) -> str:

@@ -17,7 +17,7 @@ from pipeline.quicklook import write_quicklook
 from pipeline.record import RunRecord
 from pipeline.report.contents import compile_contents
 from pipeline.report.render import MapData, render
-from pipeline.report.survey import Imagery, survey
+from pipeline.report.survey import Imagery, Meanwhile, survey
 from pipeline.stac import ITEM, write_item
 from pipeline.stores import LabelStore
 from pipeline.workspace import RECORD, check_writable
@@ -31,7 +31,9 @@ PIXELS = '<script type="text/plain" id="image">'
 """What a page begins its imagery with."""
 
 
-def write_report(directory: Path, record: RunRecord, imagery: Imagery, *, title: str) -> Path:
+def write_report(
+    directory: Path, record: RunRecord, imagery: Imagery, *, title: str, meanwhile: Meanwhile | None = None
+) -> Path:
     """Write ``report.html`` beside the outputs of a run; it is there whole or not at all.
 
     Parameters
@@ -44,9 +46,11 @@ def write_report(directory: Path, record: RunRecord, imagery: Imagery, *, title:
         The scene, for real patches and as the ground of the map.
     title
         Heading of the page; any text.
+    meanwhile
+        What others make at the same time, as `survey` takes it.
     """
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):  # else GDAL keeps what it read, up to a share of the machine's memory
-        found = survey(directory, record, imagery)
+        found = survey(directory, record, imagery, meanwhile)
     page = render(compile_contents(found, record, title), MapData.make(found), key=record.key or "")
     path = directory / REPORT
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import Window
+from pipeline.census import measure_areas
 from pipeline.cog import write_cog
 from pipeline.legend import Legend
-from pipeline.publish import measure_areas
 from pipeline.qml import to_qml
 from pipeline.record import Blocks, Input, Metrics, make_record
 from pipeline.stores import NODATA, LabelStore, create_labels, set_legend, store_attributes
