@@ -1,4 +1,4 @@
-"""Which class each node has: features and agreement on overlaps together, by EM over a sparse Potts model."""
+"""Which class each node has: features and agreement on overlaps together, by EM with votes of neighbours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _ROUNDS = 8
 _SWEEPS = 4
 _RIDGE = 0.05
 _MIN_NODES_FOR_PLANE = 24
-_COUPLING = 1.0
+_VOTE = 6.0
+_FULL_VOTE_PX = 48.0
 _WORST = 40.0
 _SETTLED = 1e-3
 
@@ -66,21 +67,27 @@ def infer(
             fitted = hard
         cost = _cost(graph, features - offsets[graph.node_block], planes, places, spread)
         for _ in range(_SWEEPS):
-            fresh = softmax((_COUPLING * (links @ probability) - cost) / temperature, axis=1)
+            fresh = softmax((links @ probability - cost) / temperature, axis=1)
             probability = 0.5 * probability + 0.5 * fresh
         if step == _ROUNDS - 1:
-            probability = softmax(_COUPLING * (links @ probability) - cost, axis=1)
+            probability = softmax(links @ probability - cost, axis=1)
     return Assignment(probability, offsets)
 
 
 def couplings(graph: Graph, quality: Float) -> sparse.csr_array:
-    """Return ``(N, N)`` symmetric weights: shared pixels over what chance would give, bounded, less in bad blocks."""
-    in_a, in_b, total = graph.side_pixels
+    """Return ``(N, N)``: what each node hears from the nodes of its neighbours, row from column.
+
+    Each neighbour has one vote on a node, divided as it divides the pixels that they share: one that gives a tenth of
+    them to another class, or that mixes two classes, is heard in that measure. Votes of few pixels, and of blocks that
+    hardly agree with any other, count less.
+    """
+    in_a, in_b, _ = graph.side_pixels
     trust = quality[graph.pair_i[graph.cell_pair]] * quality[graph.pair_j[graph.cell_pair]]
-    value = np.clip((graph.cell_count - in_a * in_b / total) / 8, -6, 6) * trust
+    said = _VOTE * trust * graph.cell_count
+    heard = np.concatenate([said / np.maximum(in_a, _FULL_VOTE_PX), said / np.maximum(in_b, _FULL_VOTE_PX)])
+    by, of = np.concatenate([graph.cell_a, graph.cell_b]), np.concatenate([graph.cell_b, graph.cell_a])
     n = len(graph.node_block)
-    half = sparse.coo_array((value, (graph.cell_a, graph.cell_b)), shape=(n, n)).tocsr()
-    return (half + half.T).tocsr()
+    return sparse.coo_array((heard, (by, of)), shape=(n, n)).tocsr()
 
 
 def _places(graph: Graph) -> Float:

@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.align.simulator import SCENARIOS, Scenario, node_scores, permute, simulate
 from pipeline.align import Alignment, BlockSignature, Overlap, align
-from pipeline.align.graph import Groups
+from pipeline.align.graph import Groups, build
+from pipeline.align.inference import couplings
 from pipeline.align.review import find_confusions, find_contested
 from pipeline.align.values import Confusion, Contested
 from pipeline.metrics import overlap_disagreement, table_scores
@@ -322,6 +323,34 @@ def test_blocks_that_mix_two_classes_are_no_evidence_that_they_are_one():
     assert all(len(set(found.lookup[i].tolist())) == 5 for i in ((0, 0), (1, 1)))
     # Where the two look alike it is their blocks that have split one class.
     assert len(align(*_quartet(0.1, blunt)).classes) == 4
+
+
+def test_a_neighbour_has_one_vote_however_many_pixels_are_shared():
+    # Columns: the neighbour divides what the first class of the block is into nine tenths and one.
+    table = np.array([[90, 10, 0], [0, 80, 0], [0, 0, 70]])
+    base = np.diag([9.0, 9.0, 9.0])
+
+    def heard(times):
+        graph = build([_block((0, ix), base) for ix in (0, 1)], [_overlap((0, 0), (0, 1), table * times)])
+        names = {(int(graph.node_block[i]), int(graph.node_id[i])): i for i in range(6)}
+        order = [names[block, kind] for block in (0, 1) for kind in range(3)]
+        return couplings(graph, np.ones(2)).toarray()[np.ix_(order, order)]
+
+    once = heard(1)
+    np.testing.assert_allclose(heard(50), once)
+    assert not once[:3, :3].any()
+    assert not once[3:, 3:].any()
+    np.testing.assert_allclose(once[:3, 3:], [[5.4, 0.6, 0], [0, 6, 0], [0, 0, 6]])
+    np.testing.assert_allclose(once[3:, :3], [[6, 0, 0], [6 / 9, 6 * 8 / 9, 0], [0, 0, 6]])
+
+
+def test_few_shared_pixels_and_bad_blocks_have_less_than_a_vote():
+    base = np.diag([9.0, 9.0])
+    graph = build([_block((0, ix), base) for ix in (0, 1)], [_overlap((0, 0), (0, 1), np.diag([12, 12]), 2)])
+    full = build([_block((0, ix), base) for ix in (0, 1)], [_overlap((0, 0), (0, 1), np.diag([480, 480]), 2)])
+    np.testing.assert_allclose(couplings(graph, np.ones(2)).toarray(), couplings(full, np.ones(2)).toarray() / 4)
+    halved = couplings(full, np.array([0.5, 1.0])).toarray()
+    np.testing.assert_allclose(halved, couplings(full, np.ones(2)).toarray() / 2)
 
 
 def test_what_is_confused_is_counted_by_classes_and_by_blocks():
