@@ -249,8 +249,8 @@ def open_cached(path: Path) -> rasterio.DatasetReader:
     return handles[key]
 
 
-def read_bands(path: Path, indexes: tuple[int, ...], window: Window) -> NDArray[Any]:
-    """Read full-resolution pixels.
+def read_bands(path: Path, indexes: tuple[int, ...], window: Window, into: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Read full-resolution pixels; `into` an array of their shape and dtype, or a part of one, if that is given.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def read_bands(path: Path, indexes: tuple[int, ...], window: Window) -> NDArray[
         If the pixels cannot be read; names the file.
     """
     with _named_errors(path):
-        data: NDArray[Any] = open_cached(path).read(indexes, window=_to_rasterio(window))
+        data: NDArray[Any] = open_cached(path).read(indexes, window=_to_rasterio(window), out=into)
         return data
 
 

@@ -16,6 +16,7 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 Read = Callable[[Window], Labels]
 _ASYMPTOTIC = 1_000_000
 _FEW_CLASSES = 8
+_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,10 @@ def count_classes(labels: Labels) -> NDArray[np.int64]:
     if flat.dtype != np.uint8:
         return np.bincount(flat, minlength=65536)[:65535].astype(np.int64)
     counts: NDArray[np.int64] = np.zeros(NO_CLASS + 1, np.int64)
-    for number in (NO_CLASS, *range(_FEW_CLASSES)):  # to compare is so much faster than to count
-        counts[number] = np.count_nonzero(flat == number)
+    for start in range(0, flat.size, _AT_ONCE):  # few enough for the processor's caches
+        part = flat[start : start + _AT_ONCE]
+        for number in (NO_CLASS, *range(_FEW_CLASSES)):  # to compare is so much faster than to count
+            counts[number] += np.count_nonzero(part == number)
     if counts.sum() == flat.size:
         return counts[:NO_CLASS]
     even = flat.size // 2 * 2

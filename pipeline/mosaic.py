@@ -90,13 +90,23 @@ class Placement:
         )
         return Placement(Window(y0 - y, x0 - x, y1 - y, x1 - x), warp)
 
-    def read(self, file: RasterFile, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int) -> Pixels:
-        """Read scene pixels from a file; `rows` and `columns` lie inside `window` and are contiguous if `step` is 1."""
+    def read(
+        self,
+        file: RasterFile,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        step: int,
+        into: NDArray[Any] | None = None,
+    ) -> Pixels:
+        """Read scene pixels from a file; `rows` and `columns` lie inside `window` and are contiguous if `step` is 1.
+
+        The bands are read `into` an array, where that is given and can be done.
+        """
         if self.warp is not None:
             return _read_warped(file, self.warp, rows, columns)
         y, x = rows - self.window.y0, columns - self.window.x0
         if step == 1:
-            return file.read(Window(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1))
+            return file.read(Window(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1), into)
         return _pick(file.decimate(step), y, x, file.shape)
 
 
@@ -194,9 +204,11 @@ class Tile:
     placement: Placement
     correction: Correction | None = None
 
-    def read(self, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int) -> Pixels:
+    def read(
+        self, rows: NDArray[np.int64], columns: NDArray[np.int64], step: int, into: NDArray[Any] | None = None
+    ) -> Pixels:
         """Read scene pixels, as `Placement.read` does, corrected."""
-        pixels = self.placement.read(self.file, rows, columns, step)
+        pixels = self.placement.read(self.file, rows, columns, step, into)
         return pixels if self.correction is None else self.correction.apply(pixels)
 
 
@@ -231,13 +243,15 @@ class MosaicScene(SampledScene):
             at = slice(*np.searchsorted(rows, (y0, y1))), slice(*np.searchsorted(columns, (x0, x1)))
             missing = ~pixels.valid[at]
             if missing.any():
-                part = tile.read(rows[at[0]], columns[at[1]], step)
+                place = pixels.data[:, at[0], at[1]]
+                part = tile.read(rows[at[0]], columns[at[1]], step, place if missing.all() else None)
                 missing &= part.valid
                 alike = (part.data.shape, part.data.dtype) == (pixels.data.shape, pixels.data.dtype)
                 if alike and missing.all():
                     return part  # one file is all there is to see
                 pixels.valid[at] |= missing
-                _fill(pixels.data[:, at[0], at[1]], part.data, missing)
+                if not np.may_share_memory(part.data, place):  # else it was read to where it belongs
+                    _fill(place, part.data, missing)
         return pixels
 
     def fingerprints(self, report: Report | None = None) -> list[InputFile]:

@@ -42,8 +42,8 @@ class RasterFile(Protocol):
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
 
-    def read(self, window: Window) -> Pixels:
-        """Read a window that lies inside the file."""
+    def read(self, window: Window, into: NDArray[Any] | None = None) -> Pixels:
+        """Read a window that lies inside the file; its bands `into` an array, where that is given and can be done."""
 
     def decimate(self, step: int) -> Pixels:
         """Read about one pixel in `step` of the whole file."""
@@ -60,10 +60,11 @@ class ImageFile:
     has_mask: bool = False
     udm2: Path | None = None
 
-    def read(self, window: Window) -> Pixels:
-        """Read a window that lies inside the file."""
+    def read(self, window: Window, into: NDArray[Any] | None = None) -> Pixels:
+        """Read a window that lies inside the file; `into` an array of its bands, if there is no alpha among them."""
+        place = {self.path: into} if not self.bands.alpha else {}
         return self._pixels(
-            lambda path, indexes: geotiff.read_bands(path, indexes, window),
+            lambda path, indexes: geotiff.read_bands(path, indexes, window, place.get(path)),
             lambda path: geotiff.read_mask(path, window),
         )
 
@@ -101,8 +102,8 @@ class MaskFile:
     shape: tuple[int, int]
     nodata: float | None = None
 
-    def read(self, window: Window) -> Pixels:
-        """Read a window that lies inside the file."""
+    def read(self, window: Window, into: NDArray[Any] | None = None) -> Pixels:
+        """Read a window that lies inside the file; there are no bands to be read `into` an array."""
         return self._pixels(geotiff.read_bands(self.path, (1,), window))
 
     def decimate(self, step: int) -> Pixels:

@@ -42,8 +42,7 @@ def _counted(spent: dict[str, float], kind: str) -> Iterator[None]:
 
 def run(scene_path: Path, model_path: Path, scratch: Path, block_px: int) -> dict[str, float]:
     """Read block by block without halos, label what was read, write the labels as the run does."""
-    import numpy as np
-
+    from benchmarks.scale.measure import compile_for
     from pipeline.blocks import BlockGrid
     from pipeline.cog import write_cog
     from pipeline.engine import limit_threads
@@ -62,8 +61,7 @@ def run(scene_path: Path, model_path: Path, scratch: Path, block_px: int) -> dic
         attrs = store_attributes(title="alone", sources=[], k=found.k, settings_digest="", created=datetime.now(UTC))
         create_labels(Path(folder) / "labels.zarr", scene.geobox, attrs=attrs)
         store = LabelStore.open(Path(folder) / "labels.zarr", "r+")
-        # Compiled before the clock.
-        model.predict(np.full((320, 320, len(found.bands)), 0.5, np.float32), np.ones((320, 320), bool))
+        compile_for(model, block_px)  # before the clock
         for block in BlockGrid((height, width), block_px):
             with _counted(spent, "read"):
                 pixels = scene.read(block.core)

@@ -38,15 +38,21 @@ def confine(cores: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def warm_up(model: tuple[Path, str], _: int) -> tuple[int, int]:
-    """Load the model in a worker and label one tile; returns process id and memory."""
+def compile_for(model: Any, side_px: int) -> None:
+    """Have a model compile what it labels blocks of that side with, on one tile of them."""
     import numpy as np
 
+    valid = np.zeros((side_px, side_px), bool)
+    valid[0, 0] = True
+    model.predict(np.full((side_px, side_px, model.bands), 0.5, np.float32), valid)
+
+
+def warm_up(model: tuple[Path, str], block_px: int, _: int) -> tuple[int, int]:
+    """Load the model in a worker and label one tile of a block; returns process id and memory."""
     from pipeline.models import load_model
     from pipeline.train import peak_rss_bytes
 
-    loaded = load_model(*model)
-    loaded.predict(np.full((320, 320, loaded.bands), 0.5, np.float32), np.ones((320, 320), bool))
+    compile_for(load_model(*model), block_px)
     time.sleep(0.5)  # so that no worker takes the turn of another
     return os.getpid(), peak_rss_bytes()
 
@@ -80,7 +86,9 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
         with open_engine(run.plan.settings, run.log, run.capacity) as opened:
             given = run.plan.given
             assert given is not None
-            warm = list(opened.map(partial(warm_up, (given.directory, given.digest)), range(2 * opened.workers)))
+            warm = list(
+                opened.map(partial(warm_up, (given.directory, given.digest), block_px), range(2 * opened.workers))
+            )
             assert all(outcome.error is None for outcome in warm), warm
             start, cpu, all_cpu = time.perf_counter(), time.process_time(), family_cpu_s()
             written_s, stages_cpu = 0.0, {}
