@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,12 +36,14 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     stretch = Stretch.fit(ground, plan.scene.bands)
     exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model, k=plan.k)
     imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground)
-    with ThreadPoolExecutor(1) as beside:
-        drawn = beside.submit(_draw, plan, engine, stretch, exemplars)
-        if isinstance(engine, SerialEngine):
-            wait([drawn])  # pictures are drawn by one thread of a process at a time
-        record, title = make_run_record(run, under_way="report"), plan.folders.root.name
-        write_report(outputs, record, imagery, title=title, meanwhile=drawn.result)
+    record, title = make_run_record(run, under_way="report"), plan.folders.root.name
+    if isinstance(engine, SerialEngine):  # there is nobody else to draw
+        picture = _draw(plan, engine, stretch, exemplars)
+        write_report(outputs, record, imagery, title=title, meanwhile=lambda: picture)
+    else:
+        with ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(_draw, plan, engine, stretch, exemplars)
+            write_report(outputs, record, imagery, title=title, meanwhile=drawn.result)
     report(3, 3)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
@@ -49,11 +49,12 @@ corner = st.tuples(st.floats(-10, 70), st.floats(-10, 90))
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(corner, min_size=3, max_size=7), st.sampled_from(["area.gpkg", "area.geojson"]))
+@example([(0.0, 0.0), (0.0, 1.0), (0.25, 0.0)], "area.gpkg")
 def test_centres_inside_are_valid_and_the_scene_is_cut(raster, tmp_path, corners, name):
     polygon = shapely.make_valid(shapely.Polygon([at(*c) for c in corners]))
     polygon = shapely.union_all([p for p in shapely.get_parts(polygon) if p.geom_type == "Polygon"])
-    extent = shapely.box(*at(60, 0), *at(0, 80))
-    if polygon.is_empty or shapely.intersection(polygon, extent).area < 1:
+    centres = shapely.points(*(GRID @ tuple(np.meshgrid(np.arange(60) + 0.5, np.arange(80) + 0.5))))
+    if not shapely.contains(polygon.buffer(-1e-2), centres).any():
         return
     path = tmp_path / name
     path.unlink(missing_ok=True)
