@@ -22,7 +22,7 @@ from pipeline.metrics import effective_classes, seams
 
 CLASSES = 8
 _NO_ID = 65535
-SEEDS = (11, 12, 13, 14, 15)
+SEEDS = (101, 102, 103, 104, 105)
 FIGURES = ("node_ari", "pixel_ari", "ids", "ids_effective", "seam_excess", "overlap_disagreement", "seconds")
 NOTE = (
     "Node ARI: nodes weighted by pixels, the class of a node is that of most of its pixels; mean over seeds [least]. "

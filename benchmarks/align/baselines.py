@@ -7,6 +7,7 @@ each block the global ids of its nodes, in the order of the ids of its signature
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,6 +26,7 @@ from pipeline.blocks import Index
 Ids = dict[Index, NDArray[np.intp]]
 Table = NDArray[np.int64]
 Edge = tuple[int, int, float]
+_MOST = 6.0
 
 
 def raster_hungarian(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int) -> Ids:
@@ -82,10 +84,14 @@ def kmeans_radiometric(
 def contract_overlaps(
     signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int
 ) -> Ids:
-    """Greedy additive edge contraction on how much more two nodes share than chance would have them share."""
+    """Greedy additive edge contraction on how much more two nodes share than chance would have them share.
+
+    Two nodes of one block repel each other by as much as one overlap can say for them.
+    """
     del classes, seed
     first = _first_nodes(signatures)
-    return _split(signatures, contract(sum(len(s.ids) for s in signatures), _overlap_edges(overlaps, first)))
+    edges = [*_overlap_edges(overlaps, first), *_block_edges(signatures, first)]
+    return _split(signatures, contract(sum(len(s.ids) for s in signatures), edges))
 
 
 def contract_all(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int) -> Ids:
@@ -110,6 +116,7 @@ def contract_all(signatures: Sequence[BlockSignature], overlaps: Sequence[Overla
         distance = ((features[a] - features[b]) ** 2).sum(1)
         weights = np.clip(1 - distance / limit, -1, 1)
         edges += [(int(i), int(j), float(w)) for i, j, w in zip(a, b, weights, strict=True) if i != j]
+    edges += _block_edges(signatures, first)
     return _split(signatures, contract(len(features), edges))
 
 
@@ -214,10 +221,16 @@ def _kmeans(signatures: Sequence[BlockSignature], features: NDArray[np.floating]
 def _overlap_edges(overlaps: Sequence[Overlap], first: dict[Index, int]) -> Iterator[Edge]:
     for o in overlaps:
         expected = o.table.sum(1)[:, None] * o.table.sum(0) / max(int(o.table.sum()), 1)
-        weights = np.clip((o.table - expected) / 8, -6, 6)
+        weights = np.clip((o.table - expected) / 8, -_MOST, _MOST)
         for (i, j), weight in np.ndenumerate(weights):
             if weight:
                 yield first[o.a] + i, first[o.b] + j, float(weight)
+
+
+def _block_edges(signatures: Sequence[BlockSignature], first: dict[Index, int]) -> Iterator[Edge]:
+    for s in signatures:
+        for i, j in itertools.combinations(range(len(s.ids)), 2):
+            yield first[s.index] + i, first[s.index] + j, -_MOST
 
 
 def _first_nodes(signatures: Sequence[BlockSignature]) -> dict[Index, int]:

@@ -1,7 +1,8 @@
 """Scenes cut into blocks that are trained each by itself: alignment, repair and cut on the real model's classes.
 
 Each scene is mapped twice with one preset: by one model for all of it (``global``), and by a model for each block
-(``local``), whose classes the alignment has to put together, with and without repair. Made scenes have an exact truth;
+(``local``), whose classes the alignment has to put together, with and without repair; beside it stand plain
+baselines, which are told k, on the same classes. Made scenes have an exact truth;
 of real ones there are figures without it. What blocks labelled stays in ``--folder``, under a name that changes with
 the code of the model: what comes after training is done anew each time, in seconds. A run that was interrupted goes
 on; ``--only-labelled`` trains nothing and leaves out what is not there.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.align.baselines import BASELINES
 from benchmarks.align.cases import (
     REAL,
     Blocks,
@@ -35,7 +37,7 @@ from benchmarks.report import begin_record, describe_run, format_table, parser, 
 from benchmarks.scores import adjusted_rand, count_pairs
 from ktex_model.model import NO_CLASS
 from pipeline.align import Alignment, compose, gather
-from pipeline.blocks import BlockGrid
+from pipeline.blocks import BlockGrid, Index
 from pipeline.engine import SerialEngine
 from pipeline.metrics import effective_classes, overlap_disagreement, seams
 from pipeline.plan import Plan
@@ -117,6 +119,22 @@ def _score_local(plan: Plan, truth: Labels | None) -> Iterator[tuple[str, dict[s
         )
         if truth is not None:
             yield f"{way}, oracle", score(blocks, oracle(blocks, truth), truth)
+        if not repair:
+            for name, given in plain_ways(blocks, plan.k, plan.settings.seed):
+                yield f"local, {name}", score(blocks, given, truth)
+
+
+def plain_ways(blocks: Blocks, classes: int, seed: int) -> Iterator[tuple[str, Alignment]]:
+    """Give the same classes the ids of each plain baseline, which may open one for every node: maps hold 255."""
+    if sum(len(each.ids) for each in blocks.signatures) > NO_CLASS:
+        return
+    for name, baseline in BASELINES.items():
+        lookup = {}
+        given = baseline(blocks.signatures, blocks.overlaps, classes, seed)
+        for signature in blocks.signatures:
+            lookup[signature.index] = table = np.full(int(signature.ids.max()) + 1, NO_CLASS, np.uint8)
+            table[signature.ids] = given[signature.index]
+        yield name, _named(lookup)
 
 
 def oracle(blocks: Blocks, truth: Labels) -> Alignment:
@@ -129,8 +147,12 @@ def oracle(blocks: Blocks, truth: Labels) -> Alignment:
             said = there[(local == i) & (there != NO_CLASS)]
             table[i] = np.bincount(said, minlength=K).argmax()
         lookup[signature.index] = table
+    return _named(lookup)
+
+
+def _named(lookup: dict[Index, NDArray[np.uint8]]) -> Alignment:
     sure = {index: np.ones(len(table), np.float32) for index, table in lookup.items()}
-    return Alignment(lookup, sure, sure, ())
+    return Alignment({**lookup}, sure, sure, ())
 
 
 def score(blocks: Blocks, found: Alignment, truth: Labels | None) -> dict[str, Any]:

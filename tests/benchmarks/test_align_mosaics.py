@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.align import cases, mosaics
+from benchmarks.align.baselines import BASELINES
 from benchmarks.align.cases import Case, collect, is_collected, plan_case, read_labelled
 from benchmarks.align.mosaics import main, oracle, score
 from pipeline.engine import SerialEngine
@@ -32,8 +33,10 @@ def test_all_ways_are_scored_and_blocks_are_trained_once(tmp_path, grey, capsys)
     first, again = (json.loads((tmp_path / f"{name}.json").read_text())["runs"] for name in ("first", "again"))
     assert first == again
     by_way = {run["way"]: run for run in first}
-    ways = ["truth", "global", "local, no repair", "local, no repair, oracle", "local", "local, oracle"]
-    assert list(by_way) == ways
+    ours = ["truth", "global", "local, no repair", "local, no repair, oracle"]
+    assert list(by_way) == [*ours, *(f"local, {name}" for name in BASELINES), "local", "local, oracle"]
+    assert by_way["local, tree Hungarian"]["classes"] > 1
+    assert all(by_way[f"local, {name}"]["pixel_ari"] <= by_way["local, oracle"]["pixel_ari"] for name in BASELINES)
     assert by_way["truth"]["pixel_ari"] == 1
     assert 0 < by_way["global"]["pixel_ari"] < 1
     # Grey means the same in all blocks: the alignment has to undo their permutations.

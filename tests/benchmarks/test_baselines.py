@@ -74,6 +74,18 @@ def test_contraction_weighs_all_edges_between_clusters():
     assert contract(2, [(0, 1, 3.0), (0, 1, -4.0)]).tolist() == [0, 1]
 
 
+def test_two_nodes_of_one_block_repel_each_other_when_edges_are_contracted():
+    # The block has split what its neighbour has whole: each half is drawn to it by 4.2, and they repel by 6.
+    features = np.zeros((3, 2), np.float32)
+    sides = [
+        BlockSignature((0, x), np.arange(n), np.full(n, 100), features[:n], features[:n]) for x, n in ((0, 3), (1, 2))
+    ]
+    table = np.array([[100, 0], [100, 0], [0, 100]])
+    found = baselines.contract_overlaps(sides, [Overlap((0, 0), (0, 1), table, np.zeros(2, np.float32))], 2, 0)
+    assert len(set(found[0, 0].tolist())) == 3
+    assert set(found[0, 1].tolist()) < set(found[0, 0].tolist())
+
+
 def test_the_tree_takes_the_strongest_seams():
     assert baselines._agreement(np.array([[10, 0], [0, 10]])) == 1.0
     assert baselines._agreement(np.array([[5, 5], [5, 5]])) == 0.5
