@@ -84,7 +84,7 @@ def measure(image: NDArray[np.float32], config: TextureConfig, quick: bool) -> d
     prediction = time.perf_counter() - begun
     rates = measure_rates(*((1024, 1 << 22) if quick else (8192, 1 << 28)), clock=time.perf_counter)
     side = tile_side(len(valid), GPU_TILE_PX if gpu else LARGE_TILE_PX)
-    work = count_work(compile_tile(config.k, config.bands, config.dilations, (side, side)).network)
+    work = count_work(compile_tile(config.architecture, (side, side)).network)
     tiles = (-(-len(valid) // side)) ** 2
     return {
         "backend": keras.backend.backend(),

@@ -22,7 +22,7 @@ from benchmarks.report import begin_record, describe_run, format_table, parser, 
 from ktex_model import Sample, TextureConfig
 from ktex_model.texture import assignment, bank, explanation, generators, starts, training
 from ktex_model.texture.advice import assign_samples
-from ktex_model.texture.assignment import Assigned, Cells, Trend, assign, upsample
+from ktex_model.texture.assignment import Assigned, Cells, Moments, Trend, assign, fit_moments, upsample
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.features import Levels
 from ktex_model.texture.filters import Floats
@@ -53,6 +53,13 @@ def only(*names: str) -> Callable[..., Iterator[tuple[str, Ints]]]:
     return some
 
 
+def generated_alone(features: Floats, labels: Ints, k: int) -> Moments:
+    """Fit moments to the latter half of what the loop measures, which is the simulated image."""
+    half = len(labels) // 2
+    twice = len(labels) % 2 == 0 and np.array_equal(labels[:half], labels[half:])
+    return fit_moments(features[half:], labels[half:], k) if twice else fit_moments(features, labels, k)
+
+
 def on_cells(pixels: Cells, moments: Any, sight: Any) -> Ints:
     """Assign every second pixel along y and x, and give each the class of its 2 x 2 pixels."""
     if pixels.stride != 1:
@@ -75,12 +82,14 @@ def colours_alone(levels: Levels) -> Floats:
 VARIANTS: dict[str, tuple[dict[str, Any], list[Patch]]] = {
     "whole": ({}, []),
     "no waves among the features": ({}, [(bank, "describe", colours_alone)]),
-    "starts from colours alone": ({}, [(starts, "propose", only("colour"))]),
-    "starts from coherent components alone": ({}, [(starts, "propose", only("coherent", "smooth"))]),
+    "start from colours alone": ({}, [(starts, "propose", only(starts.COLOURS))]),
+    "start from textures alone": ({}, [(starts, "propose", only(starts.TEXTURES))]),
+    "no preference for colours": ({}, [(starts, "PREFERENCE", 1.0)]),
     "no trend": ({}, [(assignment, "fit_trend", without_trend), (explanation, "fit_trend", without_trend)]),
     "no exchange": ({}, [(training, "exchange_classes", without_exchange)]),
     "no rounds at half the stride": ({"refine_rounds": 0}, []),
     "no textures in the loop": ({"texture_loops": 0}, []),
+    "generated textures alone in the loop": ({}, [(explanation, "fit_moments", generated_alone)]),
     "textures fitted at borders too": ({}, [(generators, "PURE", -1.0)]),
     "borders on every second pixel": ({}, [(explanation, "assign", on_cells)]),
 }

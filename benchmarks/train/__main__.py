@@ -101,7 +101,7 @@ def time_prediction(model: Any, sample: Sample, repeats: int = 5) -> dict[str, A
     rates = measure_rates(1024, 1 << 24)
     side = tile_side(len(valid))
     tiles = (-(-len(valid) // side)) ** 2
-    work = count_work(compile_tile(model.k, model.bands, model.config.dilations, (side, side)).network)
+    work = count_work(compile_tile(model.config.architecture, (side, side)).network)
     return {
         "mpx_per_cpu_second": valid.size / cpu / 1e6,
         "seconds": cpu,

@@ -53,7 +53,7 @@ def assign_samples(samples: Sequence[Sample], config: TextureConfig, seed: int, 
     samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
-    cells, assigned, _ = find_classes(bank, config, seed, StageLog(1, None))
+    cells, assigned, _ = find_classes(bank, rotation.scale, config, seed, StageLog(1, None))
     if simulate:
         found = explain(bank, cells, assigned, rotation, config, seed)
         return Found(_bytes(found.maps), found.loss)

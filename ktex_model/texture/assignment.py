@@ -18,8 +18,9 @@ PRIOR_CELLS = 4.0
 """How many cells' worth of the features' own variance is added to each class."""
 
 
-TREND_MIN_PX = 200
-"""Smaller windows show too little of a trend to tell it from a class."""
+TREND_MIN_PX = 300
+"""Smaller windows show too little of a trend to tell it from what lies in them (docs/method.md): those that are drawn
+from large scenes are."""
 
 TREND_RIDGE = 0.02
 """Pull of the trend's slopes towards 0, in units of cells: a scene without illumination keeps its colours."""

@@ -1,4 +1,4 @@
-"""Starts: k-means, mutual information between neighbours, and merging by it."""
+"""K-means, mutual information between neighbours, and what merging classes loses of it."""
 
 from __future__ import annotations
 
@@ -129,19 +129,3 @@ def merge_losses(joint: NDArray[np.float64]) -> NDArray[np.float64]:
     losses: NDArray[np.float64] = before - after - 2 * marginal
     np.fill_diagonal(losses, np.inf)
     return losses
-
-
-def merge_to(joint: NDArray[np.float64], k: int) -> Ints:
-    """Merge classes to k, each time the pair that loses least mutual information; returns the new class of each."""
-    groups = [[i] for i in range(len(joint))]
-    while len(groups) > k:
-        losses = merge_losses(joint)
-        one, other = sorted(int(i) for i in np.unravel_index(losses.argmin(), losses.shape))
-        joint[one] += joint[other]
-        joint[:, one] += joint[:, other]
-        joint = np.delete(np.delete(joint, other, 0), other, 1)
-        groups[one] += groups.pop(other)
-    new = np.zeros(sum(len(group) for group in groups), np.int64)
-    for number, group in enumerate(groups):
-        new[group] = number
-    return new

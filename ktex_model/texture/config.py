@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ktex_model.texture.assignment import Sight
-from ktex_model.texture.network import DILATIONS, LATTICE_PX
+from ktex_model.texture.network import DILATIONS, EDGE_SIDE, Architecture
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class TextureConfig:
         How often cells are assigned by the statistics of generated textures.
     dilations
         Of the three residual convolutions of the mask network.
+    edge_side
+        Side of the kernel that corrects the network's classes at half the resolution: 1 or 3.
     """
 
-    EARLIER: ClassVar[Mapping[str, Any]] = {"dilations": (2, 2, 1)}
+    EARLIER: ClassVar[Mapping[str, Any]] = {"dilations": (2, 2, 1), "edge_side": 3}
     """What models have whose record does not say it."""
 
     k: int
@@ -76,6 +78,7 @@ class TextureConfig:
     texture_rounds: int = 2
     texture_loops: int = 1
     dilations: tuple[int, ...] = DILATIONS
+    edge_side: int = EDGE_SIDE
     preset: str = "texture"
 
     def __post_init__(self) -> None:
@@ -84,6 +87,8 @@ class TextureConfig:
             raise ValueError(f"dilations must be {len(DILATIONS)} numbers of at least 1; got {self.dilations}")
         if not 2 <= self.k <= 128:
             raise ValueError(f"k must be 2 to 128; got {self.k}")
+        if self.edge_side not in (1, 3):
+            raise ValueError(f"edge_side must be 1 or 3; got {self.edge_side}")
         if self.bands < 1:
             raise ValueError(f"bands must be at least 1; got {self.bands}")
         if self.preset != "texture":
@@ -111,6 +116,11 @@ class TextureConfig:
         return Sight(self.refine_smooth_px, self.refine_coupling, self.refine_sharpness, self.refine_spread_steps)
 
     @property
+    def architecture(self) -> Architecture:
+        """What the mask network is built from."""
+        return Architecture(self.k, self.bands, self.dilations, self.edge_side)
+
+    @property
     def context_px(self) -> int:
         """How far beyond a pixel the image can change its label: a multiple of the network's coarsest stride."""
-        return LATTICE_PX * (4 + sum(self.dilations))
+        return self.architecture.context_px

@@ -12,7 +12,7 @@ from ktex_model.model import Sample
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
-from ktex_model.texture.network import Fitted, build, draw_weights, fold, has_gpu, inputs_of
+from ktex_model.texture.network import Architecture, Fitted, build, draw_weights, fold, has_gpu, inputs_of
 
 LABEL_SMOOTHING = 0.05
 
@@ -28,21 +28,17 @@ class Student:
 
     Parameters
     ----------
-    k, bands, crop_px
-        Numbers of classes and bands, and the side of a crop.
-    dilations
-        Of the network.
+    architecture, crop_px
+        Of the network, and the side of a crop.
     steps, learning_rate
         Steps over which the learning rate falls to 0 along a cosine.
     """
 
-    def __init__(
-        self, k: int, bands: int, crop_px: int, dilations: tuple[int, ...], steps: int, learning_rate: float
-    ) -> None:
+    def __init__(self, architecture: Architecture, crop_px: int, steps: int, learning_rate: float) -> None:
         import keras
 
         precision = "mixed_bfloat16" if has_gpu() else "float32"
-        inputs, logits = build(k, bands, (crop_px, crop_px), dilations, precision=precision)
+        inputs, logits = build(architecture, (crop_px, crop_px), precision=precision)
         self.network = keras.Model(inputs, logits)
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
         self.network.compile(
@@ -68,11 +64,9 @@ class Student:
 
 
 @lru_cache(maxsize=2)
-def get_student(
-    k: int, bands: int, crop_px: int, dilations: tuple[int, ...], steps: int, learning_rate: float
-) -> Student:
+def get_student(architecture: Architecture, crop_px: int, steps: int, learning_rate: float) -> Student:
     """Return the student of these settings, compiled once for each process."""
-    return Student(k, bands, crop_px, dilations, steps, learning_rate)
+    return Student(architecture, crop_px, steps, learning_rate)
 
 
 def fit_network(
@@ -102,7 +96,7 @@ def fit_network(
     -------
     The folded weights, and the mean loss of every `STEPS_AT_ONCE` steps.
     """
-    student = get_student(config.k, config.bands, config.crop_px, config.dilations, config.steps, config.learning_rate)
+    student = get_student(config.architecture, config.crop_px, config.steps, config.learning_rate)
     rng = np.random.default_rng((seed, 13))
     gain = (rotation.basis / rotation.scale).astype(np.float32)
     places = [np.flatnonzero(target >= 0) for target in targets]

@@ -18,7 +18,7 @@ GAIN = 1.05
 WORST_FIT = -0.1
 """How much worse, in nats a cell, the classes may then explain their cells: cuts along illumination lose far more."""
 
-ROUNDS, TRIES, WAYS = 3, 8, 4
+ROUNDS, TRIES, WAYS = 6, 8, 4
 TRIAL_ROUNDS = 6
 MIN_CELLS = 200
 

@@ -1,8 +1,9 @@
 """Explanation: textures generated from noise stand for the classes, and cells go to the texture that explains them.
 
 Masks times textures make a simulated image. What a class looks like, borders and neighbours included, is then measured
-on the simulated image instead of on the original, and every cell is assigned by that: the loop of the k-textures
-method, with statistics in the place of gradients.
+on the simulated image and on the original alike, and every cell is assigned by that: the loop of the k-textures
+method, with statistics in the place of gradients. Where a texture is far from its class, both together are wide, and
+the class counts for less than those that are explained.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 from ktex_model.model import NO_CLASS
 from ktex_model.texture.assignment import (
     Cells,
-    Moments,
     assign,
     fit_moments,
     fit_trend,
@@ -46,8 +46,8 @@ class Explanation:
     generators, share
         Fitted to these; ``(k,)`` float32 shares of the pixels.
     agreement
-        Share of the cells that the generated textures give the same class as before, from round to round; last that
-        of the final textures with the final classes.
+        Share of the cells that keep their class where generated textures have a say, from round to round; last the
+        share that the final textures alone give the final class.
     loss
         Of the simulated image, see `simulation_loss`.
     """
@@ -64,8 +64,8 @@ def explain(
 ) -> Explanation:
     """Fit generators to the labels and assign the cells by what they generate, `config.texture_loops` times.
 
-    The last time every pixel is assigned, so that borders are drawn at full resolution. A further assignment is made to
-    see how far the final textures explain the final classes; it is not kept.
+    The last time every pixel is assigned, so that borders are drawn at full resolution. A further assignment, by the
+    generated textures alone, is made to see how far they explain the final classes; it is not kept.
     """
     shapes = [levels.valid.shape for levels in bank.windows]
     trend = fit_trend(cells, labels, config.k)
@@ -73,24 +73,28 @@ def explain(
     moments, agreement = fit_moments(flat.features, labels, config.k), list[float]()
     for _ in range(config.texture_loops):
         maps = upsample(cells.maps(labels), cells.stride, shapes)
-        moments = _generated(bank, cells, maps, labels, rotation, config, seed).moments
+        seen = _generated(bank, cells, maps, rotation, config, seed).seen
+        both = np.concatenate([flat.features, seen])
+        moments = fit_moments(both, np.concatenate([labels, labels]), config.k)
         explained = assign(flat, moments, config.refining)
         agreement.append(float((explained == labels).mean()))
         labels = explained
     pixels = take_off(bank.cells(1), trend)
     maps = pixels.maps(assign(pixels, moments, config.refining))
     labels = np.concatenate([pick(laid, cells.stride)[mask] for laid, mask in zip(maps, cells.masks, strict=True)])
-    last = _generated(bank, cells, maps, labels, rotation, config, seed)
-    flat = remove_trend(cells, labels, config.k)
-    agreement.append(float((assign(flat, last.moments, config.refining) == labels).mean()))
+    last = _generated(bank, cells, maps, rotation, config, seed)
+    flat, told = remove_trend(cells, labels, config.k), fit_moments(last.seen, labels, config.k)
+    agreement.append(float((assign(flat, told, config.refining) == labels).mean()))
     return Explanation(tuple(maps), last.generators, last.share, tuple(agreement), last.loss)
 
 
 @dataclass(frozen=True)
 class _Generated:
+    """Textures of classes, the features ``(n, feature)`` of the simulated image at the cells, and its loss."""
+
     generators: Generators
     share: Floats
-    moments: Moments
+    seen: Floats
     loss: float
 
 
@@ -98,12 +102,11 @@ def _generated(
     bank: Bank,
     cells: Cells,
     maps: Sequence[Ints],
-    labels: Ints,
     rotation: Rotation,
     config: TextureConfig,
     seed: int,
 ) -> _Generated:
-    """Fit generators to classes ``(y, x)`` of the windows; measure on the simulated image what a class looks like."""
+    """Fit generators to classes ``(y, x)`` of the windows, and describe the image that they simulate."""
     generators = fit_generators(
         bank.windows, maps, config.k, radius=config.texture_radius_px, rounds=config.texture_rounds, seed=seed
     )
@@ -113,7 +116,7 @@ def _generated(
     seen = np.concatenate(
         [pick(features, cells.stride)[mask] for features, mask in zip(simulated, cells.masks, strict=True)]
     )
-    return _Generated(generators, share, fit_moments(seen, labels, config.k), simulation_loss(bank, simulated))
+    return _Generated(generators, share, seen, simulation_loss(bank, simulated))
 
 
 def describe_simulation(model: TextureModel, bank: Bank, labels: Sequence[Ints], seed: int) -> list[Floats]:

@@ -7,8 +7,7 @@ Matas 2016). For prediction the rotation to principal bands is folded into the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,24 @@ LATTICE_PX = 4
 
 DILATIONS = (1, 1, 1)
 """Of the residual convolutions: what lies beyond the 28 px that these see told no more (docs/benchmarks/train.md)."""
+
+EDGE_SIDE = 1
+"""Of the kernel that corrects classes at half the resolution: one of 3 took three times as long (same page)."""
+
+
+class Architecture(NamedTuple):
+    """What a network is built from: numbers of classes and bands, dilations, and the side of the edges' kernel."""
+
+    k: int
+    bands: int
+    dilations: tuple[int, ...] = DILATIONS
+    edge_side: int = EDGE_SIDE
+
+    @property
+    def context_px(self) -> int:
+        """How far beyond a pixel the image can change its label: a multiple of the coarsest stride."""
+        return LATTICE_PX * (4 + sum(self.dilations))
+
 
 # filters, kernel side, stride
 _LAYERS: dict[str, tuple[int, int, int]] = {
@@ -33,9 +50,7 @@ Fitted = dict[str, NDArray[np.float32]]
 """``NAME/kernel`` and ``NAME/bias`` of the convolutions, the rotation folded in."""
 
 
-def build(
-    k: int, bands: int, shape: tuple[int, int], dilations: Sequence[int] = DILATIONS, *, precision: str = "float32"
-) -> tuple[Any, Any]:
+def build(architecture: Architecture, shape: tuple[int, int], *, precision: str = "float32") -> tuple[Any, Any]:
     """Return inputs ``(n, y, x, band + 1)`` and logits ``(n, y / 2, x / 2, k)`` of the network.
 
     Classes are decided at a quarter of the resolution, and corrected by what the half resolution shows of edges.
@@ -55,16 +70,17 @@ def build(
         )(x)
         return layers.Activation("relu", dtype=precision)(x)
 
-    inputs = Input((*shape, bands + 1))
+    k = architecture.k
+    inputs = Input((*shape, architecture.bands + 1))
     half = unit("half", inputs)
     x = unit("mix", unit("quarter", half))
-    for i, dilation in enumerate(dilations):
+    for i, dilation in enumerate(architecture.dilations):
         x = layers.Add(dtype=precision)([x, unit(f"residual{i}", x, dilation)])
     coarse = layers.Conv2D(k, 1, dtype=precision, name="classes")(x)
-    fine = layers.Conv2D(k, 3, padding="same", use_bias=False, dtype=precision, name="edges")(half)
+    correct = layers.Conv2D(k, architecture.edge_side, padding="same", use_bias=False, dtype=precision, name="edges")
     # Sums and losses of logits are always of full precision.
     doubled = layers.UpSampling2D(2, interpolation="bilinear", dtype="float32")(coarse)
-    return inputs, layers.Add(dtype="float32")([doubled, fine])
+    return inputs, layers.Add(dtype="float32")([doubled, correct(half)])
 
 
 def draw_weights(network: Any, rng: np.random.Generator, crops: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Several first assignments, and the choice among them without labels."""
+"""Two first assignments, from colours and from textures, and the choice between them without labels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.texture.assignment import Assigned, Cells, remove_trend
-from ktex_model.texture.clustering import Ints, kmeans, merge_to, mutual_information, neighbour_counts
+from ktex_model.texture.assignment import Assigned, Cells
+from ktex_model.texture.clustering import Ints, kmeans, mutual_information, neighbour_counts
 from ktex_model.texture.coherence import coherent_components, smoothed
-from ktex_model.texture.features import standardise
+from ktex_model.texture.filters import Floats
 
-START_RUNS = 6
-"""How often `choose` alternates: once from each start, and once on many classes before they are merged."""
+COLOURS, TEXTURES = "colours", "textures"
+START_RUNS = 2
+"""How often `choose` alternates: once from each start."""
+
+PREFERENCE = 1.15
+"""By so much labels must tell more than those that colours lead to: any texture of an image forms larger regions than
+single colours do, and where it says no more than that, colours are what its users see."""
+
+COLOURS_PX, TEXTURES_PX = 4.0, 4.0
+"""Stds of the smoothing before colours and coherent components are clustered."""
 
 RANK_PX = (16, 32)
 """Distances over which labels should tell about each other."""
@@ -54,56 +62,50 @@ def _steps(cells: Cells) -> list[int]:
     return sorted({max(1, px // cells.stride) for px in RANK_PX})
 
 
-def propose(
-    cells: Cells, bands: int, k: int, rng: np.random.Generator, alternate: Alternate
-) -> Iterator[tuple[str, Ints]]:
-    """Yield named first assignments of the cells.
+def propose(cells: Cells, spread: Floats, k: int, rng: np.random.Generator) -> Iterator[tuple[str, Ints]]:
+    """Yield named first assignments of the cells: from colours, and from all that is coherent.
 
     Parameters
     ----------
     cells
         What is clustered.
-    bands
-        So many of the first features are colours.
+    spread
+        ``(principal,)`` stds of the principal bands, which are the first features. Colours are clustered with the
+        spread that they have in the image: of equal spread, the bands of least variance, which are mostly noise, would
+        count as much as brightness.
     k
         Number of classes.
     rng
         Source of the centres.
-    alternate
-        Runs (labels, number of classes, rounds); used on many classes before they are merged to k.
     """
-    fine = coherent_components(cells, 4.0, 16)
-    yield "coherent", kmeans(fine, k, rng)
-    yield "smooth", kmeans(coherent_components(cells, 8.0, 8), k, rng)
-    yield "colour", kmeans(standardise(smoothed(cells, cells.features[:, :bands], 4.0)), k, rng)
-    many = min(3 * k, k + 64)
-    labels = alternate(kmeans(fine, many, rng), many, 3).labels
-    yield "merged", merge_to(count_neighbours(cells, labels, many), k)[labels]
+    colours = cells.features[:, : len(spread)] * (spread / spread.max())
+    yield COLOURS, kmeans(smoothed(cells, colours, COLOURS_PX), k, rng)
+    yield TEXTURES, kmeans(coherent_components(cells, TEXTURES_PX, RANK_PX[0]), k, rng)
 
 
 def choose(
-    cells: Cells, bands: int, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
+    cells: Cells, spread: Floats, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
 ) -> tuple[Assigned, dict[str, object]]:
-    """Alternate from every start, look once more without the trends that the best shows, and keep what tells most."""
-    results: dict[str, tuple[float, Assigned]] = {}
+    """Alternate from both starts; keep what colours lead to, unless the other labels tell clearly more.
 
-    def keep(name: str, labels: Ints) -> None:
-        result = alternate(labels, k, rounds)
-        results[name] = (label_information(cells, result.labels, k), result)
+    Parameters
+    ----------
+    cells, spread, k, rng
+        As of `propose`.
+    alternate, rounds
+        Runs (labels, number of classes, rounds); most rounds.
 
-    for name, labels in propose(cells, bands, k, rng, alternate):
-        keep(name, labels)
-    flat = remove_trend(cells, results[_best(results)][1].labels, k)
-    keep("level", kmeans(coherent_components(flat, 4.0, 16), k, rng))
-    best = _best(results)
+    Returns
+    -------
+    The assignment, and for the record: which start it is from, and what the labels of each tell.
+    """
+    results = {name: alternate(labels, k, rounds) for name, labels in propose(cells, spread, k, rng)}
+    tells = {name: label_information(cells, result.labels, k) for name, result in results.items()}
+    best = max(results, key=lambda name: tells[name] * (PREFERENCE if name == COLOURS else 1))
     report: dict[str, object] = {
         "chosen": best,
-        "information": {name: round(information, 6) for name, (information, _) in results.items()},
-        "changes": list(results[best][1].changes),
-        "steps": sum(len(result.changes) for _, result in results.values()),
+        "information": {name: round(information, 6) for name, information in tells.items()},
+        "changes": list(results[best].changes),
+        "steps": sum(len(result.changes) for result in results.values()),
     }
-    return results[best][1], report
-
-
-def _best(results: dict[str, tuple[float, Assigned]]) -> str:
-    return max(results, key=lambda name: results[name][0])
+    return results[best], report

@@ -17,7 +17,7 @@ from ktex_model.texture.distillation import fit_network
 from ktex_model.texture.exchange import exchange_classes
 from ktex_model.texture.explanation import explain
 from ktex_model.texture.features import decompose, fit_rotation
-from ktex_model.texture.filters import pick
+from ktex_model.texture.filters import Floats, pick
 from ktex_model.texture.model import TextureModel
 from ktex_model.texture.starts import START_RUNS, choose
 
@@ -80,7 +80,7 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
     log.stage("features", 1, pixels=sum(int(sample.valid.sum()) for sample in samples))
-    cells, labels, settled = find_classes(bank, config, seed, log)
+    cells, labels, settled = find_classes(bank, rotation.scale, config, seed, log)
     labels = order_by_brightness(samples, cells, labels, config.k)
     found = explain(bank, cells, labels, rotation, config, seed)
     log.stage(
@@ -136,8 +136,13 @@ def draw_windows(samples: Sequence[Sample], fit_px: int, rng: np.random.Generato
     return [windows[i] for i in chosen]
 
 
-def find_classes(bank: Bank, config: TextureConfig, seed: int, log: StageLog) -> tuple[Cells, Ints, str]:
-    """Choose among starts on a coarse lattice and refine on one twice as fine."""
+def find_classes(
+    bank: Bank, spread: Floats, config: TextureConfig, seed: int, log: StageLog
+) -> tuple[Cells, Ints, str]:
+    """Choose a start on a coarse lattice, exchange classes, and refine on a lattice twice as fine.
+
+    `spread` are the stds of the principal bands, see `starts.propose`.
+    """
     stride = _stride(bank, config.k)
     cells = bank.cells(stride)
 
@@ -154,7 +159,7 @@ def find_classes(bank: Bank, config: TextureConfig, seed: int, log: StageLog) ->
         return result
 
     rng = np.random.default_rng((seed, 5))
-    best, report = choose(cells, config.bands, config.k, rng, run, config.rounds)
+    best, report = choose(cells, spread, config.k, rng, run, config.rounds)
     if config.rounds > 1:
         best, report["exchanges"] = exchange_classes(cells, best, config.k, rng, run)
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)

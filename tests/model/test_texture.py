@@ -7,16 +7,19 @@ import itertools
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 import ktex_model
 from ktex_model import weights
-from ktex_model.model import NO_CLASS, Prediction, Sample, Trained
+from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction, Sample, Trained
 from ktex_model.texture import TextureConfig, TextureModel, prediction, train
+from ktex_model.texture.network import build, inputs_of, set_fitted
 
 QUICK = {"steps": 150, "batch": 1, "crop_px": 128, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 6e-3}
 
@@ -165,16 +168,52 @@ def test_round_trip_through_files(trained: Trained, tmp_path: Path) -> None:
         ktex_model.load(tmp_path / "model", "0" * 64)
 
 
-def test_a_record_of_before_dilations_could_be_set_means_those_of_then(trained: Trained, tmp_path: Path) -> None:
-    earlier = dataclasses.replace(trained.model.config, dilations=(2, 2, 1))  # type: ignore[attr-defined]
-    model = TextureModel.from_tensors(earlier, trained.model.tensors())  # type: ignore[attr-defined]
+def widened(model: TextureModel) -> dict[str, NDArray[np.generic]]:
+    """The tensors of a model, its edges' kernel of side 1 laid into the middle of one of side 3."""
+    tensors = model.tensors()
+    return tensors | {"network/edges/kernel": np.pad(tensors["network/edges/kernel"], ((1, 1), (1, 1), (0, 0), (0, 0)))}
+
+
+def test_a_record_of_before_the_network_could_be_set_means_that_of_then(trained: Trained, tmp_path: Path) -> None:
+    assert isinstance(trained.model, TextureModel)
+    earlier = dataclasses.replace(trained.model.config, dilations=(2, 2, 1), edge_side=3)
+    model = TextureModel.from_tensors(earlier, widened(trained.model))
     record = dataclasses.asdict(earlier)
-    del record["dilations"]
+    del record["dilations"], record["edge_side"]
     weights.write(tmp_path / "earlier", record, model.tensors())
     again = ktex_model.load(tmp_path / "earlier")
     assert again.config == earlier  # type: ignore[attr-defined]
     sample, _ = scene(seed=2)
     assert equal(model.predict(sample.image, sample.valid), again.predict(sample.image, sample.valid))
+
+
+def test_a_wider_kernel_of_edges_that_is_empty_but_in_the_middle_changes_no_label(trained: Trained) -> None:
+    assert isinstance(trained.model, TextureModel)
+    wide = TextureModel.from_tensors(dataclasses.replace(trained.model.config, edge_side=3), widened(trained.model))
+    sample, _ = scene(seed=2)
+    one, other = (model.predict(sample.image, sample.valid) for model in (trained.model, wide))
+    assert (one.labels == other.labels).mean() > 0.9999
+    assert np.abs(one.margin.astype(int) - other.margin.astype(int)).max() <= 1
+
+
+def test_labels_and_margins_are_those_of_the_shares_between_cells(trained: Trained) -> None:
+    assert isinstance(trained.model, TextureModel)
+    model, (sample, _) = trained.model, scene(seed=5, side=96)
+    context = model.context_px
+    tensors = {name.removeprefix("network/"): value for name, value in model.tensors().items()}
+    network = keras.Model(*build(model.config.architecture, (96 + 2 * context,) * 2))
+    set_fitted(network, {name: value for name, value in tensors.items() if "/" in name and "generators" not in name})
+    seen = np.pad(inputs_of(sample.image, sample.valid, model.rotation.mean), ((context, context),) * 2 + ((0, 0),))
+    logits = keras.ops.convert_to_numpy(network(seen[None]))[0].astype(np.float64)
+    cells = scipy.special.softmax(logits, -1)
+    # The middle of pixel i lies at i / 2 - 1 / 4 in cells, whose middles are whole numbers.
+    at = np.stack(np.meshgrid(*(np.arange(context, context + 96) / 2 - 0.25,) * 2, indexing="ij"))
+    shares = np.stack([scipy.ndimage.map_coordinates(cells[..., c], at, order=1) for c in range(model.k)], -1)
+    second, first = np.sort(shares, -1)[..., -2:].transpose(2, 0, 1)
+    found = model.predict(sample.image, sample.valid)
+    clear = first - second > 1e-4
+    np.testing.assert_array_equal(found.labels[clear], shares.argmax(-1)[clear])
+    assert np.abs(found.margin - MARGIN_SCALE * (first - second)).max() <= 0.51
 
 
 def test_more_bands_and_windows_of_any_shape() -> None:
@@ -256,6 +295,7 @@ def test_large_samples_are_learnt_from_in_windows_and_every_step_is_told() -> No
         ({"smooth_px": 0.0}, "must be positive"),
         ({"crop_px": 50}, "multiple of 4"),
         ({"dilations": (1, 1)}, "dilations must be 3 numbers"),
+        ({"edge_side": 2}, "edge_side must be 1 or 3; got 2"),
     ],
 )
 def test_config_is_checked(change: dict[str, object], message: str) -> None:

@@ -12,13 +12,13 @@ from hypothesis.extra.numpy import arrays
 from ktex_model.texture.assignment import Cells, fit_trend, remove_trend, take_off
 from ktex_model.texture.distillation import halve
 from ktex_model.texture.features import Rotation
-from ktex_model.texture.network import build, draw_weights, fold, inputs_of, set_fitted
+from ktex_model.texture.network import Architecture, build, draw_weights, fold, inputs_of, set_fitted
 
 BANDS, SIDE = 3, 48
 
 
 def make_network() -> keras.Model:
-    return keras.Model(*build(4, BANDS, (SIDE, SIDE)))
+    return keras.Model(*build(Architecture(4, BANDS), (SIDE, SIDE)))
 
 
 def weights_of(network: keras.Model) -> list[np.ndarray]:
@@ -91,7 +91,7 @@ def test_shares_are_counts_of_four_pixels(classes: np.ndarray) -> None:
 
 
 def test_a_trend_fitted_on_a_coarse_lattice_is_taken_off_a_fine_one() -> None:
-    side = 256
+    side = 384
     y, x = (np.mgrid[:side, :side] / side).astype(np.float32)
     classes = (np.indices((side, side)).sum(0) // 32 % 2).ravel()
     values = (0.8 * y - 0.5 * x).ravel() + 2.0 * classes
