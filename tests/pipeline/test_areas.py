@@ -73,6 +73,18 @@ def test_areas_of_classes_add_up_to_their_pixels(height: int, width: int, few: b
         assert area == pytest.approx((values == value).sum() * pixel, rel=1e-3)
 
 
+@pytest.mark.parametrize("classes", [3, 2 * FEW])
+def test_pixels_count_by_the_area_of_their_own_cell(classes: int) -> None:
+    values = np.random.default_rng(0).integers(0, classes, (150, 200)).astype(np.uint8)
+    transform, crs = Affine(0.05, 0, 10, 0, -0.05, 60), CRS(4326)  # ten degrees across: no two cells are alike
+    areas = pixel_areas(transform, crs, Window(0, 0, *values.shape))
+    expected = dict.fromkeys(range(classes), 0.0)
+    for (y, x), value in np.ndenumerate(values):
+        expected[int(value)] += areas[y // 64, x // 64]
+    found = class_areas(lambda window: values[window.slices], values.shape, transform, crs)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_wide_labels_have_the_areas_of_narrow_ones() -> None:
     narrow = np.random.default_rng(0).choice(np.array([0, 3, 255], np.uint8), (150, 90))
     wide = np.array([0, *[7] * 2, 40_000, *[7] * 251, 65535], np.uint16)[narrow]
