@@ -1,7 +1,7 @@
 """The preset ``texture``: classes are regions of one texture each, whatever their colours share.
 
 Cells of the image are assigned to classes by robust statistics of multi-scale features and by their neighbourhood,
-in turn with refits of the classes; of several starts the one is kept whose labels tell most about their neighbours.
+in turn with refits of the classes; it begins at colours, or at textures where those tell clearly more about neighbours.
 Each class then gets a generator, which turns noise into its texture, and a small network learns the masks.
 """
 

@@ -175,8 +175,9 @@ def _run_in_place(network: Any, tile: Floats) -> Callable[[], Sequence[Any]]:
         return lambda: network.predict_on_batch(tile)
     import tensorflow
 
-    run = tensorflow.function(lambda inputs: network(inputs, training=False))
     shared = tensorflow.experimental.dlpack.from_dlpack(tile.__dlpack__())
+    # Traced here and once: TensorFlow warns of functions that are traced anew, and cannot know that each is another's.
+    run = tensorflow.function(lambda inputs: network(inputs, training=False)).get_concrete_function(shared)
     return lambda: run(shared)
 
 
