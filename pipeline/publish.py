@@ -176,6 +176,7 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
             "local_id": int(i),
             "id": int(alignment.lookup[index][i]),
             "posterior": round(float(alignment.posterior[index][i]), 4),
+            "margin": round(float(alignment.margin[index][i]), 4),
         }
         for index, mask in used.items()
         for i in np.flatnonzero(mask)

@@ -15,6 +15,7 @@ from pipeline.align.inference import couplings
 from pipeline.align.review import find_confusions, find_contested
 from pipeline.align.values import Confusion, Contested
 from pipeline.metrics import overlap_disagreement, table_scores
+from pipeline.publish import describe_alignment
 
 
 def _score(mosaic, found):
@@ -211,6 +212,20 @@ def test_posteriors_rank_wrong_nodes_below_right_ones():
     majority = np.array([np.bincount(true[given_ids == g], minlength=8).argmax() for g in range(8)])
     right = majority[given_ids] == true
     assert roc_auc_score(right, sure) > 0.8
+
+
+def test_doubtful_matches_are_listed_with_what_they_are_and_how_sure():
+    mosaic = simulate((12, 12), SCENARIOS["heavy"], seed=1)
+    found = align(mosaic.signatures, mosaic.overlaps)
+    listed = {(*each["block"], each["local_id"]): each for each in describe_alignment(found).ambiguous}
+    doubtful = {(*s.index, int(i)) for s in mosaic.signatures for i in s.ids if found.posterior[s.index][i] < 0.9}
+    assert listed.keys() == doubtful
+    assert len(doubtful) > 3
+    for (y, x, i), each in listed.items():
+        assert each["id"] == found.lookup[y, x][i]
+        assert each["posterior"] == pytest.approx(found.posterior[y, x][i], abs=1e-4)
+        assert each["margin"] == pytest.approx(found.margin[y, x][i], abs=1e-4)
+        assert each["margin"] <= each["posterior"]
 
 
 def test_disagreement_is_near_what_true_classes_would_have():
