@@ -10,6 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -20,12 +21,14 @@ from benchmarks.quality.real import load_scene
 from benchmarks.quality.scenes import RECIPES, Scene, make_scene
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from ktex_model import Sample, TextureConfig
-from ktex_model.texture import assignment, bank, explanation, generators, starts, training
+from ktex_model.texture import advice, assignment, bank, explanation, generators, starts, training
 from ktex_model.texture.advice import assign_samples
 from ktex_model.texture.assignment import Assigned, Cells, Moments, Trend, assign, fit_moments, upsample
+from ktex_model.texture.bank import Bank
 from ktex_model.texture.clustering import Ints
-from ktex_model.texture.features import Levels
-from ktex_model.texture.filters import Floats
+from ktex_model.texture.explanation import Explanation
+from ktex_model.texture.features import Levels, Rotation
+from ktex_model.texture.filters import Floats, pick
 from pipeline.metrics import Contingency
 
 QUICK_SCENES, QUICK_PX, FULL_PX = ("shared", "drift", "elongated"), 256, 512
@@ -60,6 +63,20 @@ def generated_alone(features: Floats, labels: Ints, k: int) -> Moments:
     return fit_moments(features[half:], labels[half:], k) if twice else fit_moments(features, labels, k)
 
 
+def by_final_textures(
+    bank_: Bank, cells: Cells, labels: Ints, rotation: Rotation, config: TextureConfig, seed: int
+) -> Explanation:
+    """Explain, and assign every pixel once more by what the final textures look like, and by nothing else."""
+    found = explanation.explain(bank_, cells, labels, rotation, config, seed)
+    classes = np.concatenate(
+        [pick(laid, cells.stride)[mask] for laid, mask in zip(found.maps, cells.masks, strict=True)]
+    )
+    told = fit_moments(explanation._generated(bank_, cells, found.maps, rotation, config, seed).seen, classes, config.k)
+    trend = assignment.fit_trend(cells, classes, config.k)
+    pixels = assignment.take_off(bank_.cells(1), trend)
+    return replace(found, maps=tuple(pixels.maps(assign(pixels, told, config.refining))))
+
+
 def on_cells(pixels: Cells, moments: Any, sight: Any) -> Ints:
     """Assign every second pixel along y and x, and give each the class of its 2 x 2 pixels."""
     if pixels.stride != 1:
@@ -90,6 +107,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[Patch]]] = {
     "no rounds at half the stride": ({"refine_rounds": 0}, []),
     "no textures in the loop": ({"texture_loops": 0}, []),
     "generated textures alone in the loop": ({}, [(explanation, "fit_moments", generated_alone)]),
+    "assigned by the final textures alone": ({}, [(advice, "explain", by_final_textures)]),
     "textures fitted at borders too": ({}, [(generators, "PURE", -1.0)]),
     "borders on every second pixel": ({}, [(explanation, "assign", on_cells)]),
 }
