@@ -17,7 +17,6 @@ FREEDOM = 5.0
 PRIOR_CELLS = 4.0
 """How many cells' worth of the features' own variance is added to each class."""
 
-
 TREND_MIN_PX = 300
 """Smaller windows show too little of a trend to tell it from what lies in them (docs/method.md): those that are drawn
 from large scenes are."""

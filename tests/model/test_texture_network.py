@@ -105,3 +105,12 @@ def test_a_trend_fitted_on_a_coarse_lattice_is_taken_off_a_fine_one() -> None:
     assert min(values[classes == c].std() for c in (0, 1)) > 0.2
     both = remove_trend(coarse, classes[every.ravel()], 2).features[:, 0]
     np.testing.assert_array_equal(both, take_off(coarse, trend).features[:, 0])
+
+
+def test_small_windows_show_no_trend() -> None:
+    rise = np.mgrid[:288, :288][0].astype(np.float32).reshape(-1, 1) / 288
+    labels = np.zeros(288 * 288, np.int64)
+    (slopes,) = fit_trend(Cells(rise, (np.ones((288, 288), bool),), 1), labels, 1).slopes
+    assert not slopes.any()
+    (wider,) = fit_trend(Cells(rise, (np.ones((288, 288), bool),), 2), labels, 1).slopes
+    assert wider[0, 0] > 0.4, "the same cells, twice as far apart"
