@@ -110,6 +110,7 @@ class CompiledTile:
         """Write labels and margins of the tile of an image at a corner into arrays ``(y, x)`` of the tile's shape."""
         with self._lock:
             if self._lent is not owner:
+                self._lent = None  # nobody's, should the weights turn out not to fit
                 set_fitted(self.network, owner.fitted)
                 self._lent = owner
             first = corner[0] - self._context, corner[1] - self._context
@@ -176,6 +177,11 @@ def _run_in_place(network: Any, tile: Floats) -> Callable[[], Sequence[Any]]:
     import tensorflow
 
     shared = tensorflow.experimental.dlpack.from_dlpack(tile.__dlpack__())
+    tile[...] = 1
+    if not bool(tensorflow.reduce_all(shared == 1)):
+        raise RuntimeError(
+            "arrays must be read in place by TensorFlow; this version copied one: install the locked one"
+        )
     # Traced here and once: TensorFlow warns of functions that are traced anew, and cannot know that each is another's.
     run = tensorflow.function(lambda inputs: network(inputs, training=False)).get_concrete_function(shared)
     return lambda: run(shared)

@@ -146,22 +146,18 @@ def find_classes(
     stride = _stride(bank, config.k)
     cells = bank.cells(stride)
 
+    def quietly(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = config.finding) -> Assigned:
+        return alternate(on, labels, k, rounds=rounds, settle=config.settle, sight=sight)
+
     def run(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = config.finding) -> Assigned:
-        result = alternate(
-            on,
-            labels,
-            k,
-            rounds=rounds,
-            settle=config.settle,
-            sight=sight,
-        )
+        result = quietly(labels, k, rounds, on, sight)
         log.step(result.changes[-1] if result.changes else 0.0)
         return result
 
     rng = np.random.default_rng((seed, 5))
     best, report = choose(cells, spread, config.k, rng, run, config.rounds)
     if config.rounds > 1:
-        best, report["exchanges"] = exchange_classes(cells, best, config.k, rng, run)
+        best, report["exchanges"] = exchange_classes(cells, best, config.k, rng, quietly)
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
     if config.refine_rounds == 0:
         return cells, best.labels, _settled(best, config)

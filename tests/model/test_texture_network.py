@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ktex_model.texture.assignment import Cells, fit_trend, remove_trend, take_off
+from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.distillation import halve
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.network import Architecture, build, draw_weights, fold, inputs_of, set_fitted
+from ktex_model.texture.prediction import Predictor, compile_tile
 
 BANDS, SIDE = 3, 48
 
@@ -114,3 +116,25 @@ def test_small_windows_show_no_trend() -> None:
     assert not slopes.any()
     (wider,) = fit_trend(Cells(rise, (np.ones((288, 288), bool),), 2), labels, 1).slopes
     assert wider[0, 0] > 0.4, "the same cells, twice as far apart"
+
+
+def test_weights_that_do_not_fit_spoil_no_other_model() -> None:
+    rng = np.random.default_rng(0)
+    tile = compile_tile(Architecture(2, 1), (32, 32))
+    network = keras.Model(*build(Architecture(2, 1), (32, 32)))
+    drawn = {
+        f"{layer.name}/{name}": rng.standard_normal(weight.shape).astype(np.float32)
+        for layer in network.layers
+        for name, weight in zip(("kernel", "bias"), layer.weights, strict=False)
+    }
+    fits, wrong = (
+        Predictor(TextureConfig(2, 1), weights, np.zeros(1, np.float32), np.ones(2, bool))
+        for weights in (drawn, {name: -values for name, values in drawn.items() if name != "edges/kernel"})
+    )
+    image, valid = rng.random((32, 32, 1)).astype(np.float32), np.ones((32, 32), bool)
+    before, after = np.zeros((2, 2, 32, 32), np.uint8)
+    tile(fits, image, valid, (0, 0), (before[0], before[1]))
+    with pytest.raises(KeyError, match="edges/kernel"):
+        tile(wrong, image, valid, (0, 0), (after[0], after[1]))
+    tile(fits, image, valid, (0, 0), (after[0], after[1]))
+    np.testing.assert_array_equal(before, after)
