@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,9 +17,9 @@ COLOURS, TEXTURES = "colours", "textures"
 START_RUNS = 2
 """How often `choose` alternates: once from each start."""
 
-PREFERENCE = 1.15
-"""By so much labels must tell more than those that colours lead to: any texture of an image forms larger regions than
-single colours do, and where it says no more than that, colours are what its users see."""
+PREFERENCE = 1.05
+"""By so much labels must tell more than those that colours lead to. Less is noise, as it is between exchanges, and any
+texture of an image forms larger regions than single colours do: where it says no more, colours are what its users see."""
 
 COLOURS_PX, TEXTURES_PX = 4.0, 4.0
 """Stds of the smoothing before colours and coherent components are clustered."""
@@ -31,6 +32,9 @@ TILE_PX = 256
 
 Alternate = Callable[[Ints, int, int], Assigned]
 """Runs the alternation: (labels, number of classes, rounds)."""
+
+Exchange = Callable[[Assigned, np.random.Generator], tuple[Assigned, list[float]]]
+"""Exchanges classes of an assignment; returns the gains of each, too."""
 
 
 def label_information(cells: Cells, labels: Ints, k: int) -> float:
@@ -84,9 +88,15 @@ def propose(cells: Cells, spread: Floats, k: int, rng: np.random.Generator) -> I
 
 
 def choose(
-    cells: Cells, spread: Floats, k: int, rng: np.random.Generator, alternate: Alternate, rounds: int
+    cells: Cells,
+    spread: Floats,
+    k: int,
+    rng: np.random.Generator,
+    alternate: Alternate,
+    rounds: int,
+    exchange: Exchange,
 ) -> tuple[Assigned, dict[str, object]]:
-    """Alternate from both starts; keep what colours lead to, unless the other labels tell clearly more.
+    """Alternate and exchange from both starts; keep what colours lead to, unless the other labels tell clearly more.
 
     Parameters
     ----------
@@ -94,18 +104,23 @@ def choose(
         As of `propose`.
     alternate, rounds
         Runs (labels, number of classes, rounds); most rounds.
+    exchange
+        Improves what a start leads to; the same draws are made from either.
 
     Returns
     -------
     The assignment, and for the record: which start it is from, and what the labels of each tell.
     """
-    results = {name: alternate(labels, k, rounds) for name, labels in propose(cells, spread, k, rng)}
+    settled = {name: alternate(labels, k, rounds) for name, labels in propose(cells, spread, k, rng)}
+    exchanged = {name: exchange(result, copy.deepcopy(rng)) for name, result in settled.items()}
+    results = {name: result for name, (result, _) in exchanged.items()}
     tells = {name: label_information(cells, result.labels, k) for name, result in results.items()}
     best = max(results, key=lambda name: tells[name] * (PREFERENCE if name == COLOURS else 1))
     report: dict[str, object] = {
         "chosen": best,
         "information": {name: round(information, 6) for name, information in tells.items()},
-        "changes": list(results[best].changes),
-        "steps": sum(len(result.changes) for result in results.values()),
+        "changes": list(settled[best].changes),
+        "steps": sum(len(result.changes) for result in settled.values()),
+        "exchanges": exchanged[best][1],
     }
     return results[best], report

@@ -155,9 +155,11 @@ def find_classes(
         return result
 
     rng = np.random.default_rng((seed, 5))
-    best, report = choose(cells, spread, config.k, rng, run, config.rounds)
-    if config.rounds > 1:
-        best, report["exchanges"] = exchange_classes(cells, best, config.k, rng, quietly)
+
+    def exchange(start: Assigned, drawn: np.random.Generator) -> tuple[Assigned, list[float]]:
+        return exchange_classes(cells, start, config.k, drawn, quietly) if config.rounds > 1 else (start, [])
+
+    best, report = choose(cells, spread, config.k, rng, run, config.rounds, exchange)
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
     if config.refine_rounds == 0:
         return cells, best.labels, _settled(best, config)
