@@ -19,7 +19,7 @@ START_RUNS = 2
 
 PREFERENCE = 1.05
 """By so much labels must tell more than those that colours lead to. Less is noise, as it is between exchanges, and any
-texture of an image forms larger regions than single colours do: where it says no more, colours are what its users see."""
+texture forms larger regions than single colours do: where it says no more, colours are what people see."""
 
 COLOURS_PX, TEXTURES_PX = 4.0, 4.0
 """Stds of the smoothing before colours and coherent components are clustered."""
