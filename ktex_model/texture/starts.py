@@ -33,7 +33,7 @@ TILE_PX = 256
 Alternate = Callable[[Ints, int, int], Assigned]
 """Runs the alternation: (labels, number of classes, rounds)."""
 
-Exchange = Callable[[Assigned, np.random.Generator], tuple[Assigned, list[float]]]
+Improve = Callable[[Assigned, np.random.Generator], tuple[Assigned, list[float]]]
 """Exchanges classes of an assignment; returns the gains of each, too."""
 
 
@@ -94,7 +94,7 @@ def choose(
     rng: np.random.Generator,
     alternate: Alternate,
     rounds: int,
-    exchange: Exchange,
+    exchange: Improve,
 ) -> tuple[Assigned, dict[str, object]]:
     """Alternate and exchange from both starts; keep what colours lead to, unless the other labels tell clearly more.
 
