@@ -85,7 +85,7 @@ def test_three_dates_of_one_model(real_data: Path, tmp_path: Path, monkeypatch: 
 
 SIDE_PX, FROM_PX = 256, (256, 384)
 """A part with water and land, each about a quarter of it at all dates."""
-QUICK = {"steps": 20, "rounds": 3, "refine_rounds": 1, "crop_px": 64, "batch": 2}
+QUICK = {"steps": 160, "rounds": 3, "refine_rounds": 1, "crop_px": 64, "batch": 2}
 
 
 def crop(image: Path, to: Path) -> NDArray[np.uint8]:
