@@ -45,6 +45,13 @@ def measure_rates(side: int, copied: int, clock: Clock = time.process_time, repe
     clock, repeats
         What seconds are; the median of so many is taken.
     """
+    return measure_beside(lambda: None, side, copied, clock, repeats)[0]
+
+
+def measure_beside(
+    work: Callable[[], Any], side: int, copied: int, clock: Clock = time.process_time, repeats: int = 5
+) -> tuple[Rates, float]:
+    """Measure both rates as `measure_rates` does and the seconds of `work`, turn about: machines' speeds drift."""
     from keras import ops
 
     matrix = ops.ones((side, side), "float32")
@@ -53,19 +60,21 @@ def measure_rates(side: int, copied: int, clock: Clock = time.process_time, repe
     def wait(result: Any) -> None:
         ops.convert_to_numpy(ops.reshape(result, (-1,))[:1])
 
-    product = _median(lambda: wait(ops.matmul(matrix, matrix)), clock, repeats)
-    copy = _median(lambda: wait(ops.add(array, 1.0)), clock, repeats)
-    return Rates(side**3 / product, 2 * 4 * copied / copy)
+    def multiply() -> None:
+        wait(ops.matmul(matrix, matrix))
+
+    def copy() -> None:
+        wait(ops.add(array, 1.0))
+
+    turns = np.array([[_seconds(each, clock) for each in (multiply, copy, work)] for _ in range(repeats + 1)])
+    product, copied_in, worked = np.maximum(np.median(turns[1:], 0), 1e-9)  # the first turn compiles
+    return Rates(side**3 / float(product), 2 * 4 * copied / float(copied_in)), float(worked)
 
 
-def _median(work: Callable[[], None], clock: Clock, repeats: int) -> float:
+def _seconds(work: Callable[[], Any], clock: Clock) -> float:
+    begun = clock()
     work()
-    seconds = []
-    for _ in range(repeats):
-        begun = clock()
-        work()
-        seconds.append(clock() - begun)
-    return max(float(np.median(seconds)), 1e-9)
+    return clock() - begun
 
 
 def count_work(network: Any) -> Work:

@@ -1,11 +1,13 @@
 """What training and prediction cost: seconds by stage, the published preset beside ours, rates beside the machine's.
 
-All seconds are CPU seconds of this process, so that what else runs on the machine counts little; wall time is noted.
+All seconds are CPU seconds of one process with a worker's environment, so one thread; what else runs on the machine
+counts little then. Wall time is noted.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +17,10 @@ import numpy as np
 
 import ktex_model
 from benchmarks.quality.scenes import make_scene
-from benchmarks.rates import Rates, count_work, measure_rates
+from benchmarks.rates import Rates, count_work, measure_beside
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from ktex_model import PaperConfig, Sample, TextureConfig
+from pipeline.engine.environment import SINGLE_THREADED
 
 QUICK_PX, FULL_PX = 512, 1024
 PUBLISHED_PASSES = 10_240
@@ -90,22 +93,18 @@ def time_paper(sample: Sample, k: int) -> dict[str, float]:
     return {"pass_seconds": seconds, "extrapolated_seconds": seconds * PUBLISHED_PASSES}
 
 
-def time_prediction(model: Any, sample: Sample, repeats: int = 5) -> dict[str, Any]:
+def time_prediction(model: Any, sample: Sample, repeats: int = 25) -> dict[str, Any]:
     """Time prediction of the scene with its model, beside what the machine could do at best in the same run."""
     from ktex_model.texture.prediction import compile_tile, tile_side
 
     image, valid = sample.image, sample.valid
-    model.predict(image, valid)
-    times = [clocked(lambda: model.predict(image, valid))[1:] for _ in range(repeats)]
-    cpu, wall = (float(np.median([each[i] for each in times])) for i in (0, 1))
-    rates = measure_rates(1024, 1 << 24)
+    rates, cpu = measure_beside(lambda: model.predict(image, valid), 1024, 1 << 24, repeats=repeats)
     side = tile_side(len(valid))
     tiles = (-(-len(valid) // side)) ** 2
     work = count_work(compile_tile(model.config.architecture, (side, side)).network)
     return {
         "mpx_per_cpu_second": valid.size / cpu / 1e6,
         "seconds": cpu,
-        "wall_seconds": wall,
         "tile_px": side,
         "multiply_adds_per_pixel": work.multiply_adds * tiles / valid.size,
         "bytes_per_pixel": work.bytes * tiles / valid.size,
@@ -177,4 +176,7 @@ def _names(training: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in SINGLE_THREADED.items()):
+        # Begun again, because libraries and the allocator read their environment at the start.
+        os.execve(sys.executable, sys.orig_argv, os.environ | SINGLE_THREADED)
     sys.exit(main())

@@ -45,7 +45,7 @@ def exchange_classes(
 
     Returns
     -------
-    The assignment, and by what factor each exchange that was kept raised the information.
+    The assignment, and by how many nats each exchange that was kept raised the information.
     """
     state, gains = start, list[float]()
     for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ def exchange_classes(
         if fit[1] - fit[0] < WORST_FIT:
             break
         state = best
-        gains.append(round(most / information, 4))
+        gains.append(round(most - information, 6))
     return state, gains
 
 

@@ -62,29 +62,35 @@ class Predictor:
         self.config = config
         self.mean = mean
         never = np.where(present, np.float32(0), np.float32(-1e9))
-        self.fitted = {**fitted, "classes/bias": fitted["classes/bias"] + never}
+        # The network was fitted to distances from the mean; here it sees the image itself, which saves writing those.
+        kernel, bias = (fitted[f"half/{part}"].astype(np.float64) for part in ("kernel", "bias"))
+        offset = np.einsum("yxbf,b->f", kernel[:, :, :-1], mean.astype(np.float64))
+        self.fitted = {
+            **fitted,
+            "half/bias": (bias - offset).astype(np.float32),
+            "classes/bias": fitted["classes/bias"] + never,
+        }
 
     def label(self, image: Floats, valid: Mask, rows: Span, columns: Span) -> Prediction:
         """Label a window of an image ``(y, x, band)``; beyond the image the network sees the fill value."""
         shape = rows[1] - rows[0], columns[1] - columns[0]
-        labels = np.full(shape, NO_CLASS, np.uint8)
-        margin = labels.copy()
+        labels, margin = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         if not labels.size:
             return Prediction(labels, margin)
         largest = GPU_TILE_PX if has_gpu() else LARGE_TILE_PX
         high, wide = (tile_side(size, largest) for size in shape)
         compiled = compile_tile(self.config.architecture, (high, wide))
-        found = np.empty((2, high, wide), np.uint8)
-        for y in range(rows[0], rows[1], high):
-            for x in range(columns[0], columns[1], wide):
-                here = slice(y, min(y + high, rows[1])), slice(x, min(x + wide, columns[1]))
-                seen = valid[here]
-                if not seen.any():
-                    continue
-                compiled(self, image, valid, (y, x), (found[0], found[1]))
-                there = slice(y - rows[0], here[0].stop - rows[0]), slice(x - columns[0], here[1].stop - columns[0])
-                for out, values in zip((labels, margin), found, strict=True):
-                    np.copyto(out[there], values[: seen.shape[0], : seen.shape[1]], where=seen)
+        for y in range(0, shape[0], high):
+            for x in range(0, shape[1], wide):
+                there = slice(y, min(y + high, shape[0])), slice(x, min(x + wide, shape[1]))
+                corner = rows[0] + y, columns[0] + x
+                seen = valid[corner[0] : rows[0] + there[0].stop, corner[1] : columns[0] + there[1].stop]
+                into = labels[there], margin[there]
+                if seen.any():
+                    compiled(self, image, valid, corner, into)
+                if not seen.all():
+                    for out in into:
+                        out[~seen] = NO_CLASS
         return Prediction(labels, margin)
 
 
@@ -101,50 +107,45 @@ class CompiledTile:
         choose = _compiled(partial(choose_classes, margin=self._context // 2))
         self.network = keras.Model(inputs, layers.Lambda(choose, name="choice")(logits))
         self._tile = _aligned((1, *grown, architecture.bands + 1))
-        self._centred = np.empty((grown[0], grown[1] * architecture.bands), np.float32)
         self._run = _run_in_place(self.network, self._tile)
         self._lent: Predictor | None = None
         self._lock = threading.Lock()
 
     def __call__(self, owner: Predictor, image: Floats, valid: Mask, corner: Span, into: Labels) -> None:
-        """Write labels and margins of the tile of an image at a corner into arrays ``(y, x)`` of the tile's shape."""
+        """Write labels and margins of an image from a corner on into arrays ``(y, x)``, no larger than the tile."""
         with self._lock:
             if self._lent is not owner:
                 self._lent = None  # nobody's, should the weights turn out not to fit
                 set_fitted(self.network, owner.fitted)
                 self._lent = owner
             first = corner[0] - self._context, corner[1] - self._context
-            cut_tile(image, valid, owner.mean, first, self._tile, self._centred)
+            cut_tile(image, valid, owner.mean, first, self._tile)
             phases = [np.asarray(phase) for phase in self._run()]
         for i, (y, x) in enumerate(np.ndindex(2, 2)):
             for out, values in zip(into, phases[2 * i : 2 * i + 2], strict=True):
-                out[y::2, x::2] = values[0]
+                woven = out[y::2, x::2]
+                woven[...] = values[0, : woven.shape[0], : woven.shape[1]]
 
 
-def cut_tile(image: Floats, valid: Mask, mean: Floats, corner: Span, into: Floats, centred: Floats) -> None:
-    """Cut the network's inputs ``(1, y, x, band + 1)`` at a corner of the image; 0, the fill, beyond the image.
-
-    `centred`, ``(y, x * band)``, is overwritten.
-    """
+def cut_tile(image: Floats, valid: Mask, mean: Floats, corner: Span, into: Floats) -> None:
+    """Cut the network's inputs ``(1, y, x, band + 1)`` at a corner of the image; the fill value beyond the image."""
     rows, columns = (
         _clip(first, size, limit) for first, size, limit in zip(corner, into.shape[1:3], valid.shape, strict=True)
     )
-    seen = valid[rows[0], columns[0]]
-    if seen.shape != into.shape[1:3]:
-        into[...] = 0
-    # In one run along each row, and bands of a pixel together: loops over four bands would cost twice the time.
-    bands = len(mean)
-    flat = image[rows[0], columns[0]].reshape(len(seen), -1)
-    part = centred.reshape(-1)[: flat.size].reshape(flat.shape)
-    np.subtract(flat, np.tile(mean, seen.shape[1]), out=part)
+    seen, fill = valid[rows[0], columns[0]], np.append(mean, np.float32(0))
+    for beyond in (slice(rows[1].start), slice(rows[1].stop, None)):
+        into[0, beyond] = fill
+    for beyond in (slice(columns[1].start), slice(columns[1].stop, None)):
+        into[0, :, beyond] = fill
+    # Bands of a pixel are copied as one: loops over four bands would cost twice the time.
+    pixel = np.dtype((np.void, into.itemsize * len(mean)))
     inside = into[0, rows[1], columns[1]]
-    pixel = np.dtype((np.void, into.itemsize * bands))
     begin = rows[1].start * into.strides[1] + columns[1].start * into.strides[2]
     whole: NDArray[np.void] = np.ndarray(seen.shape, pixel, into, begin, inside.strides[:2])
-    whole[...] = part.view(pixel)
+    whole[...] = np.ascontiguousarray(image[rows[0], columns[0]], np.float32).view(pixel)[..., 0]
     inside[..., -1] = seen
     if not seen.all():
-        inside[~seen] = 0
+        inside[~seen] = fill
 
 
 def _clip(first: int, size: int, limit: int) -> tuple[slice, slice]:
