@@ -44,7 +44,8 @@ class Prediction:
     labels
         ``(y, x)`` uint8, 0..k-1; 255 where invalid.
     margin
-        ``(y, x)`` uint8, 0..200: how far the best class stands before the second (200 = certain); 255 where invalid.
+        ``(y, x)`` uint8, 0..200: how far the best class stands before the second, of the two (200 = certain); 255
+        where invalid.
     """
 
     labels: NDArray[np.uint8]

@@ -212,8 +212,8 @@ def compile_tile(architecture: Architecture, shape: Span) -> CompiledTile:
 def choose_classes(logits: Any, margin: int) -> list[Any]:
     """Return class and margin of each pixel, from logits of cells of 2 x 2 pixels ``(1, y + ..., x + ..., k)``.
 
-    Shares of classes are found for cells and interpolated to pixels. They are kept in one plane for each class, so that
-    every operation runs along x.
+    Logits are interpolated, not shares: those of a sharp border jump between two cells, so that it would nearly always
+    be drawn where cells meet. Logits are kept in one plane for each class, so that every operation runs along x.
 
     Parameters
     ----------
@@ -231,30 +231,29 @@ def choose_classes(logits: Any, margin: int) -> list[Any]:
 
     outer = slice(margin - 1, 1 - margin or None)
     planes = ops.transpose(logits[:, outer, outer], (0, 3, 1, 2))
-    powers = ops.exp(planes - ops.max(planes, 1, keepdims=True))
-    planes = powers / ops.sum(powers, 1, keepdims=True)
     middle = 0.75 * planes[:, :, 1:-1]
     found: list[Any] = []
     for rows in (middle + 0.25 * planes[:, :, :-2], middle + 0.25 * planes[:, :, 2:]):
         centre = 0.75 * rows[..., 1:-1]
-        for shares in (centre + 0.25 * rows[..., :-2], centre + 0.25 * rows[..., 2:]):
-            found += _first_two(shares)
+        for near in (centre + 0.25 * rows[..., :-2], centre + 0.25 * rows[..., 2:]):
+            found += _first_two(near)
     return found
 
 
-def _first_two(shares: Any) -> tuple[Any, Any]:
-    """Return the class of the largest of ``(1, k, y, x)`` shares, and by how much it leads the next.
+def _first_two(logits: Any) -> tuple[Any, Any]:
+    """Return the class of the largest of ``(1, k, y, x)`` logits, and by how much its share leads that of the next.
 
-    Class after class, so that all fuses into one pass over the pixels.
+    Shares are those that the two would have if there were no others. Class after class, so that all fuses into one
+    pass over the pixels.
     """
     from keras import ops
 
-    first = shares[:, 0]
-    second = label = ops.zeros_like(first)
-    for c in range(1, shares.shape[1]):
-        share = shares[:, c]
-        leads = share > first
-        second = ops.where(leads, first, ops.maximum(second, share))
+    first = logits[:, 0]
+    second, label = ops.full_like(first, -np.inf), ops.zeros_like(first)
+    for c in range(1, logits.shape[1]):
+        logit = logits[:, c]
+        leads = logit > first
+        second = ops.where(leads, first, ops.maximum(second, logit))
         label = ops.where(leads, float(c), label)
-        first = ops.maximum(first, share)
-    return ops.cast(label, "uint8"), ops.cast(ops.round((first - second) * MARGIN_SCALE), "uint8")
+        first = ops.maximum(first, logit)
+    return ops.cast(label, "uint8"), ops.cast(ops.round(ops.tanh((first - second) / 2) * MARGIN_SCALE), "uint8")

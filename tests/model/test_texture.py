@@ -196,7 +196,7 @@ def test_a_wider_kernel_of_edges_that_is_empty_but_in_the_middle_changes_no_labe
     assert np.abs(one.margin.astype(int) - other.margin.astype(int)).max() <= 1
 
 
-def test_labels_and_margins_are_those_of_the_shares_between_cells(trained: Trained) -> None:
+def test_labels_and_margins_are_those_of_the_logits_between_cells(trained: Trained) -> None:
     assert isinstance(trained.model, TextureModel)
     model, (sample, _) = trained.model, scene(seed=5, side=96)
     context = model.context_px
@@ -205,14 +205,14 @@ def test_labels_and_margins_are_those_of_the_shares_between_cells(trained: Train
     set_fitted(network, {name: value for name, value in tensors.items() if "/" in name and "generators" not in name})
     seen = np.pad(inputs_of(sample.image, sample.valid, model.rotation.mean), ((context, context),) * 2 + ((0, 0),))
     logits = keras.ops.convert_to_numpy(network(seen[None]))[0].astype(np.float64)
-    cells = scipy.special.softmax(logits, -1)
     # The middle of pixel i lies at i / 2 - 1 / 4 in cells, whose middles are whole numbers.
     at = np.stack(np.meshgrid(*(np.arange(context, context + 96) / 2 - 0.25,) * 2, indexing="ij"))
-    shares = np.stack([scipy.ndimage.map_coordinates(cells[..., c], at, order=1) for c in range(model.k)], -1)
-    second, first = np.sort(shares, -1)[..., -2:].transpose(2, 0, 1)
+    between = np.stack([scipy.ndimage.map_coordinates(logits[..., c], at, order=1) for c in range(model.k)], -1)
+    leading = np.sort(between, -1)[..., -2:]
+    second, first = scipy.special.softmax(leading, -1).transpose(2, 0, 1)
     found = model.predict(sample.image, sample.valid)
     clear = first - second > 1e-4
-    np.testing.assert_array_equal(found.labels[clear], shares.argmax(-1)[clear])
+    np.testing.assert_array_equal(found.labels[clear], between.argmax(-1)[clear])
     assert np.abs(found.margin - MARGIN_SCALE * (first - second)).max() <= 0.51
 
 
