@@ -102,9 +102,7 @@ def earlier_runs(records: Sequence[dict[str, Any]], asked: argparse.Namespace) -
 
 def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
     """Return all scores of the labels of a scene, over all of its images."""
-    counts = Contingency()
-    for labels, truth in zip(outcome.labels, scene.truths, strict=True):
-        counts.add(labels, truth)
+    counts = _count(outcome.labels, scene)
     found = counts.scores()
     pairs = Pairs(nodata=NO_CLASS)
     for labels in outcome.labels:
@@ -123,9 +121,17 @@ def score(scene: Scene, outcome: Outcome) -> dict[str, float | None]:
         "classes_effective": effective_classes(used),
         "score": pairs.score(),
         "seconds": outcome.seconds,
-        "generator_agreement": generator_agreement(outcome.told),
+        "generator_agreement": generator_agreement(outcome),
+        "generator_ari": _count(outcome.explained, scene).scores().ari if outcome.explained else None,
         "covariance_gap": covariance_gap(outcome.told),
     }
+
+
+def _count(maps: Sequence[NDArray[np.uint8]], scene: Scene) -> Contingency:
+    counts = Contingency()
+    for labels, truth in zip(maps, scene.truths, strict=True):
+        counts.add(labels, truth)
+    return counts
 
 
 _FILES = ("json", "markdown", "beside")

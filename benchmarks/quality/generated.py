@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from benchmarks.quality.scenes import Field
+from ktex_model.model import NO_CLASS
+
+if TYPE_CHECKING:
+    from ktex_model.texture.model import TextureModel
 
 SIDE_PX = 5
 """Side of the filters: all products of two cosines (DCT-II) but the constant one, of every band."""
@@ -75,6 +79,43 @@ def compare_textures(
             )
         )
     return gaps
+
+
+def label_by_textures(
+    model: TextureModel,
+    images: Sequence[Field],
+    valids: Sequence[NDArray[np.bool_]],
+    labels: Sequence[NDArray[np.uint8]],
+    seed: int = 1,
+) -> tuple[NDArray[np.uint8], ...]:
+    """Assign every pixel by what the generated textures look like where the labels are, and by nothing else.
+
+    The statistics of the classes are those of the image that textures and labels simulate, from noise that training
+    did not use; no pixel of the scene has a part in them.
+
+    Returns
+    -------
+    For each image ``(y, x)`` uint8; 255 where not valid.
+    """
+    from ktex_model.texture import assignment
+    from ktex_model.texture.bank import fit_bank
+    from ktex_model.texture.explanation import describe_simulation
+    from ktex_model.texture.features import decompose
+    from ktex_model.texture.filters import pick
+
+    seen = [decompose(model.rotation.forward(image), valid) for image, valid in zip(images, valids, strict=True)]
+    bank = fit_bank(seen)
+    maps = [np.where(laid == NO_CLASS, -1, laid.astype(np.int64)) for laid in labels]
+    cells = bank.cells(2)
+    simulated = describe_simulation(model, bank, maps, seed)
+    features, classes = (
+        np.concatenate([pick(each, cells.stride)[mask] for each, mask in zip(parts, cells.masks, strict=True)])
+        for parts in (simulated, maps)
+    )
+    told = assignment.fit_moments(features, classes, model.k)
+    pixels = assignment.take_off(bank.cells(1), assignment.fit_trend(cells, classes, model.k))
+    found = pixels.maps(assignment.assign(pixels, told, model.config.refining))
+    return tuple(np.where(laid < 0, NO_CLASS, laid).astype(np.uint8) for laid in found)
 
 
 def respond(image: Field) -> Field:

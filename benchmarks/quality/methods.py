@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.features import Tuning, colours, gabor_energies, local_statistics
-from benchmarks.quality.generated import compare_textures
+from benchmarks.quality.generated import Gap, compare_textures, label_by_textures
 from benchmarks.quality.scenes import Field, Scene
 from ktex_model.model import NO_CLASS
 
@@ -27,11 +27,15 @@ AUTOENCODER_STEPS = 25
 
 @dataclass(frozen=True)
 class Outcome:
-    """Labels of each image ``(y, x)`` uint8, 255 where invalid; seconds from pixels to labels; what else was told."""
+    """Labels of each image ``(y, x)`` uint8, 255 where invalid; seconds from pixels to labels; what else was told.
+
+    `explained` holds labels by the generated textures alone, where the method is one whose textures explain.
+    """
 
     labels: tuple[NDArray[np.uint8], ...]
     seconds: float
     told: dict[str, Any] = field(default_factory=dict)
+    explained: tuple[NDArray[np.uint8], ...] = ()
 
 
 Method = Callable[[Scene, int], Outcome]
@@ -110,7 +114,11 @@ def _run(scene: Scene, seed: int, config: Any) -> Outcome:
     fitted = time.perf_counter() - begun
     labels = tuple(trained.model.predict(sample.image, sample.valid).labels for sample in samples)
     seconds = time.perf_counter() - begun
-    gaps = compare_textures(trained.model, scene.images, labels, scene.k) if config.preset == "texture" else []
+    gaps, explained = list[Gap](), tuple[NDArray[np.uint8], ...]()
+    if config.preset == "texture":
+        model: Any = trained.model
+        gaps = compare_textures(model, scene.images, labels, scene.k)
+        explained = label_by_textures(model, scene.images, scene.valids, labels)
     told = {
         "training_seconds": fitted,
         "stop_reason": trained.history.stop_reason,
@@ -118,13 +126,16 @@ def _run(scene: Scene, seed: int, config: Any) -> Outcome:
         "stages": [_without_lists(stage) for stage in trained.history.stages],
         "gaps": [vars(gap) for gap in gaps],
     }
-    return Outcome(labels, seconds, told)
+    return Outcome(labels, seconds, told, explained)
 
 
-def generator_agreement(told: dict[str, Any]) -> float | None:
-    """Return the share of cells that keep their class when assigned by the statistics of generated textures."""
-    found = [stage["agreement"] for stage in told.get("stages", ()) if stage["name"] == "generators"]
-    return float(found[0]) if found else None
+def generator_agreement(outcome: Outcome) -> float | None:
+    """Return the share of pixels that keep their class when assigned by the statistics of generated textures."""
+    if not outcome.explained:
+        return None
+    pairs = list(zip(outcome.labels, outcome.explained, strict=True))
+    same = sum(int(((one == other) & (one != NO_CLASS)).sum()) for one, other in pairs)
+    return same / sum(int((one != NO_CLASS).sum()) for one, _ in pairs)
 
 
 def covariance_gap(told: dict[str, Any]) -> float | None:

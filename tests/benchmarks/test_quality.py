@@ -182,9 +182,9 @@ def test_methods_of_an_earlier_run_join_the_tables(tmp_path, capsys):
 
 
 def test_the_agreement_of_generators_is_taken_from_the_history():
-    told = {"stages": [{"name": "starts"}, {"name": "generators", "agreement": 0.97}]}
-    assert generator_agreement(told) == 0.97
-    assert generator_agreement({}) is None
+    labels, explained = np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 255]], np.uint8)
+    assert generator_agreement(Outcome((labels,), 1.0, explained=(explained,))) == pytest.approx(2 / 3)
+    assert generator_agreement(Outcome((labels,), 1.0)) is None
 
 
 def test_rare_classes_and_invalid_pixels_are_not_scored():
