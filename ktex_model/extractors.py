@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """Convolutions and filters of VGG-16's five blocks; a 2x2 maximum stands between two blocks."""
 
-LAST_LAYER = "block5_conv3"
-STRIDE_PX = 16
-
 IMAGENET_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{IMAGENET_FILE}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,11 @@ def rate_numbers(
 def rate_number(samples: list[Sample], config: Any, seed: int) -> Rating:
     """Rate one number of classes."""
     from ktex_model.texture.advice import assign_samples
+    from ktex_model.texture.training import draw_windows
 
+    # Drawn once: all seeds and halves have to label the same windows to be compared.
+    samples = draw_windows(samples, config.fit_px, np.random.default_rng((seed, 3)))
+    config = replace(config, fit_px=max(config.fit_px, sum(sample.valid.size for sample in samples)))
     runs = [assign_samples(samples, config, seed + i, simulate=i == 0) for i in range(SEEDS)]
     halves = [
         agreement(assign_samples(half, config, seed, simulate=False).labels, runs[0].labels[first::2])

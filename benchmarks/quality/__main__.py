@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.quality.methods import Outcome, covariance_gap, generator_agreement, list_methods
 from benchmarks.quality.real import CLASSES as REAL

@@ -131,12 +131,22 @@ def mean_of(runs: Runs, scene: str, method: str, score: str) -> float:
 _WITHOUT = (
     "Of `texture`. Agreement: share of pixels that keep their published class when assigned by the statistics of "
     "generated textures alone; by textures: ARI of that map, the difference to the published one beside it (mean, and "
-    "least over seeds). Covariances: of the responses of 24 filters of 5 px on each band, which training does not use, of "
-    "generated against real textures, relative difference in Frobenius norm, median over classes and seeds; beside it "
+    "least over seeds). Covariances: of the responses of 24 filters of 5 px on each band, which training does not use, "
+    "of generated against real textures, relative difference in Frobenius norm, median over classes and seeds; beside it "
     "that of the responses' magnitudes, and that of the two halves of the real pixels."
 )
 
-_GENERATED = ["scene", "agreement", "least", "by textures", "less published", "least", "covariances", "of magnitudes", "real, two halves"]
+_GENERATED = [
+    "scene",
+    "agreement",
+    "least",
+    "by textures",
+    "less published",
+    "least",
+    "covariances",
+    "of magnitudes",
+    "real, two halves",
+]
 
 
 def _generated(runs: Runs, scenes: Sequence[str]) -> list[list[object]]:

@@ -20,7 +20,6 @@ from ktex_model.paper.networks import CROP_PX, Discretisation, Generators, MaskN
 from ktex_model.paper.steps import step_tensors
 from ktex_model.paper.tiles import BORDER_PX, OUT_PX, Tiles, cut_tiles
 
-NOISE_PX = OUT_PX + 2 * CROP_PX
 STATISTICS_DRAWS = 16
 
 

@@ -144,9 +144,3 @@ def amplitudes(band: Floats, directions: int) -> Floats:
 
 def _riesz(angle: NDArray[np.float64]) -> tuple[NDArray[np.complex128], ...]:
     return np.ones_like(angle, np.complex128), -1j * np.cos(angle), -1j * np.sin(angle)
-
-
-def standardise(values: NDArray[np.floating]) -> Floats:
-    """Bring the columns of ``(n, feature)`` to mean 0 and std 1; constant ones to 0."""
-    mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    return np.asarray((values - mean) / np.where(std > 1e-6, std, 1.0), np.float32)

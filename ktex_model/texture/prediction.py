@@ -203,9 +203,13 @@ def _compiled(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return compiled
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)
 def compile_tile(architecture: Architecture, shape: Span) -> CompiledTile:
-    """Return the compiled function of a shape of tile, made once for each process."""
+    """Return the compiled function of a shape of tile, made once for each process.
+
+    Blocks of a grid have at most three heights and three widths (first, inner and last), so nine shapes; windows that
+    are drawn for training have others.
+    """
     return CompiledTile(architecture, shape)
 
 

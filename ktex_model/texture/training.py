@@ -62,7 +62,8 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     seed
         Not negative. Equal samples, config and seed give equal tensors on the CPU.
     progress
-        Called after each step; the loss is the share of cells that changed class, later the network's.
+        Called as the alternation from a start has settled, with the share of cells that still changed class; then
+        with the loss of the simulated image, and every 20 steps with that of the mask network.
 
     Returns
     -------

@@ -3,13 +3,15 @@ import json
 import numpy as np
 import pytest
 
+import ktex_model
 from benchmarks.quality import ablation, real
 from benchmarks.quality.__main__ import main, score
 from benchmarks.quality.features import Tuning, gabor_energies, local_statistics, principal_bands
-from benchmarks.quality.generated import compare_textures, respond
+from benchmarks.quality.generated import compare_textures, label_by_textures, respond
 from benchmarks.quality.methods import BASELINES, Outcome, generator_agreement, list_methods
 from benchmarks.quality.scenes import PAIRS, RECIPES, Scene, draw_regions, make_scene, paint
 from benchmarks.quality.tables import _ranks, block_tables, compare
+from ktex_model import Sample, TextureConfig
 from pipeline.metrics import truth_scores
 
 PX = 128
@@ -257,3 +259,21 @@ def test_each_part_left_out_gives_another_assignment_and_is_back_afterwards():
     for variant in ("no waves among the features", "borders on every second pixel"):
         assert ablation.score_variant(scene, variant, 0) < whole
     assert ablation.score_variant(scene, "whole", 0) == whole
+
+
+def test_pixels_are_assigned_by_what_generated_textures_look_like_whatever_the_labels_say_of_a_few():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    truth = (x + 6 * np.sin(y / 12) > 48).astype(np.uint8)
+    grey = np.where(truth == 0, 0.3 + 0.08 * np.sin(2 * np.pi * x / 3), 0.4 + 0.08 * np.sin(2 * np.pi * y / 8))
+    image = (grey[..., None] + 0.01 * rng.standard_normal((96, 96, 2))).astype(np.float32)
+    valid = np.ones((96, 96), bool)
+    valid[:5] = False
+    config = TextureConfig(2, 2, steps=1, crop_px=64, texture_radius_px=8, texture_rounds=1)
+    model = ktex_model.train([Sample(image, valid)], config).model
+    said = np.where(valid, truth, 255).astype(np.uint8)
+    said[40:52, 10:22] = 1  # a wrong patch, which no generated texture bears out
+    (found,) = label_by_textures(model, [image], [valid], [said])
+    assert (found[~valid] == 255).all()
+    assert (found == truth)[valid].mean() > 0.95
+    assert (found == truth)[40:52, 10:22].mean() > 0.9

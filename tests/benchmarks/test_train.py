@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from benchmarks import gpu_quad, rates
 from benchmarks.train import __main__ as train
+from tests.conftest import REPOSITORY
 
 
 def test_work_is_counted_by_layer():
@@ -35,14 +38,28 @@ def test_the_quad_has_k_textures_in_range():
     assert quad.max() <= 1
 
 
+ALONE = """
+import sys
+for name in ("scipy", "sklearn", "rasterio", "xarray", "dask", "zarr", "pandas", "prefect", "pipeline", "flows"):
+    sys.modules[name] = None  # importing it is an error
+from benchmarks import gpu_quad
+sys.exit(gpu_quad.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
-def test_the_quad_is_trained_and_labelled_at_small_size(tmp_path):
+def test_the_quad_is_trained_and_labelled_at_small_size_by_the_model_and_numpy_alone(tmp_path):
     path = tmp_path / "quad.json"
     arguments = ["--quick", "--size-px", "128", "--k", "2", "--steps", "2", "--json", str(path)]
-    assert gpu_quad.main(arguments) == 0
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads(path.read_text())
     assert record["size_px"] == 128
+    assert record["backend"] == keras.backend.backend()
     assert record["peak_device_bytes"] is None
+    assert record["seconds_in_all"] == record["training_seconds"] + record["prediction_first_seconds"]
     for name in ("training_seconds", "prediction_seconds", "share_of_matrix_rate", "share_of_bandwidth"):
         assert record[name] > 0
 

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 import ktex_model
 from ktex_model import weights
 from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction, Sample, Trained
-from ktex_model.texture import TextureConfig, TextureModel, prediction, train
+from ktex_model.texture import TextureConfig, TextureModel, distillation, prediction, train
 from ktex_model.texture.network import build, inputs_of, set_fitted
 
 QUICK = {"steps": 150, "batch": 1, "crop_px": 128, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 6e-3}
@@ -147,6 +147,20 @@ def test_values_that_are_not_valid_change_nothing_and_trainings_repeat_to_the_bi
     assert (prediction.labels[hole] == NO_CLASS).all()
     assert (prediction.margin[hole] == NO_CLASS).all()
     assert (prediction.labels[~hole] < 3).all()
+
+
+def test_models_share_what_is_compiled_for_a_step_and_for_a_shape_of_tile() -> None:
+    sample = scene(bands=1, side=96)[0]
+    config = TextureConfig(2, 1, **QUICK | {"steps": 1})
+    for cache in (prediction.compile_tile, distillation.get_student):
+        cache.cache_clear()
+    models = [train([sample], config, seed).model for seed in (0, 1)]
+    wide = np.tile(sample.image, (1, 4, 1))
+    for model in 2 * models:
+        for columns in (slice(0, 96), slice(0, 300)):
+            model.predict(wide, np.ones(wide.shape[:2], bool), (slice(0, 96), columns))
+    assert distillation.get_student.cache_info().misses == 1
+    assert prediction.compile_tile.cache_info().misses == 2
 
 
 def test_round_trip_through_files(trained: Trained, tmp_path: Path) -> None:

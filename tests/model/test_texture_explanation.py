@@ -52,3 +52,12 @@ def test_textures_that_explain_nothing_do_not_undo_the_classes(monkeypatch: pyte
     kept, told = agreement()
     assert kept > 0.9
     assert told[-1] < 0.9, "by themselves such textures do not tell the classes"
+
+
+def test_the_original_itself_would_be_without_loss_and_a_grey_image_is_not() -> None:
+    rng = np.random.default_rng(0)
+    image = (0.4 + 0.1 * rng.standard_normal((64, 64, 2))).astype(np.float32)
+    rotation = fit_rotation([sample := Sample(image, np.ones((64, 64), bool))])
+    bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid)])
+    assert explanation.simulation_loss(bank, bank.features) == 0
+    assert explanation.simulation_loss(bank, [np.zeros_like(bank.features[0])]) > 0.5

@@ -109,6 +109,23 @@ def test_two_textures_are_found_by_every_seed_and_half() -> None:
     assert rate_number(samples[:1], config, 0).halves is None
 
 
+def test_seeds_and_halves_label_the_same_windows_where_samples_exceed_what_is_learnt_from() -> None:
+    from ktex_model import TextureConfig
+
+    rng = np.random.default_rng(3)
+    samples = []
+    for number in range(4):  # each of another brightness, so that other windows cannot be taken for these
+        image = np.full((96, 96, 1), 0.2 + 0.1 * number, np.float32)
+        image[:, 48:] += 0.05
+        samples.append(
+            Sample(image + 0.01 * rng.standard_normal(image.shape).astype(np.float32), np.ones((96, 96), bool))
+        )
+    config = TextureConfig(2, 1, rounds=3, texture_radius_px=4, texture_rounds=1, fit_px=2 * 96 * 96)
+    found = rate_number(samples, config, 0)
+    assert found.seeds > 0.9
+    assert found.halves is not None
+
+
 def test_the_table_marks_the_best_and_the_plot_holds_every_rating() -> None:
     table = to_table(RATINGS).splitlines()
     assert [line.endswith("best score") for line in table[1:4]] == [False, False, True]
