@@ -132,8 +132,8 @@ _WITHOUT = (
     "Of `texture`. Agreement: share of pixels that keep their published class when assigned by the statistics of "
     "generated textures alone; by textures: ARI of that map, the difference to the published one beside it (mean, and "
     "least over seeds). Covariances: of the responses of 24 filters of 5 px on each band, which training does not use, "
-    "of generated against real textures, relative difference in Frobenius norm, median over classes and seeds; beside it "
-    "that of the responses' magnitudes, and that of the two halves of the real pixels."
+    "of generated against real textures, relative difference in Frobenius norm, median over classes and seeds; beside "
+    "it that of the responses' magnitudes, and that of the two halves of the real pixels."
 )
 
 _GENERATED = [
