@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import ktex_model
-from benchmarks.quality.real import data_folder
+from benchmarks.quality.real import data_folder, load_scene
 from benchmarks.quality.scenes import RECIPES, make_scene
 from ktex_model.model import NO_CLASS
 from pipeline import Settings
@@ -45,6 +45,8 @@ REAL = {
     "zion": ("zion/zion_west_rgbn.tif", None, "rgbn", 8),
 }
 """Real scenes: where in the data folder, date, bands and k."""
+LABELLED = ("zion",)
+"""Real scenes with labels on the raster's own pixels, which name land cover and leave some pixels out."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Blocks:
 
 
 def open_case(case: Case, folder: Path) -> tuple[Source, dict[str, object], Labels | None]:
-    """Return the source of a case, the settings that it asks for, and its truth where there is one."""
+    """Return the source of a case, the settings that it asks for, and its truth or labels where there are any."""
     if case.scene in RECIPES:
         scene = make_scene(case.scene, case.size_px, case.seed)
         array = xr.DataArray(np.moveaxis(scene.images[0], 2, 0), dims=("band", "y", "x"), name=case.scene)
@@ -87,7 +89,8 @@ def open_case(case: Case, folder: Path) -> tuple[Source, dict[str, object], Labe
         with rasterio.open(made.truth_path) as file:
             return [str(path) for path in made.paths], {"bands": "nicfi"}, file.read(1)
     path, date, bands, _ = REAL[case.scene]
-    return data_folder() / path, {"bands": bands, "date": date}, None
+    truth = load_scene(case.scene).truths[0] if case.scene in LABELLED else None
+    return data_folder() / path, {"bands": bands, "date": date}, truth
 
 
 def plan_case(case: Case, mode: Mode, folder: Path) -> tuple[Plan, Labels | None]:
@@ -100,7 +103,10 @@ def plan_case(case: Case, mode: Mode, folder: Path) -> tuple[Plan, Labels | None
         }
     )  # fmt: skip
     out = folder / f"{case.name}-{mode}-{model_digest()}"
-    return make_plan(open_source(source, settings), settings, out, case.name), truth
+    plan = make_plan(open_source(source, settings), settings, out, case.name)
+    if truth is not None and truth.shape != plan.grid.shape:
+        raise ValueError(f"the truth of {case.scene} must be {plan.grid.shape} pixels; got {truth.shape}")
+    return plan, truth
 
 
 @cache

@@ -2,10 +2,11 @@
 
 Each scene is mapped twice with one preset: by one model for all of it (``global``), and by a model for each block
 (``local``), whose classes the alignment has to put together, with and without repair; beside it stand plain
-baselines, which are told k, on the same classes. Made scenes have an exact truth;
-of real ones there are figures without it. What blocks labelled stays in ``--folder``, under a name that changes with
-the code of the model: what comes after training is done anew each time, in seconds. A run that was interrupted goes
-on; ``--only-labelled`` trains nothing and leaves out what is not there.
+baselines, which are told k, on the same classes. Made scenes have an exact truth, real ones labels of land cover or
+none: these are measured against the map of one model, too, and local classes are named by it as by an oracle. What
+blocks labelled stays in ``--folder``, under a name that changes with the code of the model: what comes after training
+is done anew each time, in seconds. A run that was interrupted goes on; ``--only-labelled`` trains nothing and leaves
+out what is not there.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ from pipeline.vocabulary import find_vocabulary
 
 SCENES = (*RECIPES, "demo", *REAL)
 COLUMNS = (
-    "pixel_ari", "classes", "classes_effective", "seam_before", "seam_after", "seam_like", "disagreement", "repaired",
+    "pixel_ari", "ari_global", "classes", "classes_effective", "seam_before", "seam_after", "seam_like",
+    "disagreement", "repaired",
 )  # fmt: skip
 LATTICE_PX = 16
 """The network decides on cells of 2 px, in steps of 16: labels change more often between cells than inside them."""
 NOTE = (
+    "ARI global: against the map of one model for all of the scene. "
     "Seam after: changes across borders less changes across all lines inside, as in run.json. Seam like: less changes "
     "across such lines inside as stand like borders on the network's lattice of 16 px."
 )
@@ -89,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(case: Case, folder: Path, *, train: bool = True) -> list[dict[str, Any]]:
     """Return one row for each way to map a scene: globally, locally, and as an oracle would name local classes."""
     rows = list[dict[str, Any]]()
+    whole: Labels | None = None
     modes: tuple[Mode, ...] = ("global", "local")
     for mode in modes:
         plan, truth = plan_case(case, mode, folder)
@@ -97,8 +101,12 @@ def measure(case: Case, folder: Path, *, train: bool = True) -> list[dict[str, A
             collect(plan)
         elif not is_collected(plan):
             continue
-        ways = [("global", _score_map(read_map(plan), truth, grid))] if mode == "global" else _score_local(plan, truth)
-        rows += [{"way": way} | figures for way, figures in ways]
+        if mode == "global":
+            whole = read_map(plan)
+            rows.append({"way": "global"} | _score_map(whole, truth, grid))
+            continue
+        for way, figures in _score_local(plan, truth, whole, exact=case.scene not in REAL):
+            rows.append({"way": way} | figures)
     if truth is not None:
         # Borders lie where they lie: the truth itself may change there more often than elsewhere.
         rows.insert(0, {"way": "truth"} | _score_map(truth, truth, grid))
@@ -106,22 +114,24 @@ def measure(case: Case, folder: Path, *, train: bool = True) -> list[dict[str, A
     return [told | row for row in rows]
 
 
-def _score_local(plan: Plan, truth: Labels | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _score_local(
+    plan: Plan, truth: Labels | None, whole: Labels | None, *, exact: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for way, repair in (("local, no repair", False), ("local", True)):
         settings = plan.settings.model_copy(update={"repair": repair})
         found = find_vocabulary(replace(plan, settings=settings), list(plan.grid), SerialEngine(), lambda *_: None)
         blocks = read_labelled(plan, found)
         repaired = [vars(each) for each in found.alignment.repairs]
-        more = {"flags": list(found.alignment.flags), "repairs": repaired}
-        yield (
-            way,
-            score(blocks, found.alignment, truth) | more | {"repaired": sum(r["new_id"] is not None for r in repaired)},
-        )
+        more: dict[str, Any] = {"flags": list(found.alignment.flags), "repairs": repaired}
+        more["repaired"] = sum(each["new_id"] is not None for each in repaired)
+        yield way, score(blocks, found.alignment, truth, whole) | more
         if truth is not None:
-            yield f"{way}, oracle", score(blocks, oracle(blocks, truth), truth)
+            yield f"{way}, oracle", score(blocks, oracle(blocks, truth), truth, whole)
+        if whole is not None and not exact:
+            yield f"{way}, named by the global map", score(blocks, oracle(blocks, whole), truth, whole)
         if not repair:
             for name, given in plain_ways(blocks, plan.k, plan.settings.seed):
-                yield f"local, {name}", score(blocks, given, truth)
+                yield f"local, {name}", score(blocks, given, truth, whole)
 
 
 def plain_ways(blocks: Blocks, classes: int, seed: int) -> Iterator[tuple[str, Alignment]]:
@@ -138,14 +148,19 @@ def plain_ways(blocks: Blocks, classes: int, seed: int) -> Iterator[tuple[str, A
 
 
 def oracle(blocks: Blocks, truth: Labels) -> Alignment:
-    """Give each local class the true class of most of its pixels."""
-    lookup = {}
+    """Give each local class the true class of most of its pixels, and one without such pixels an id of its own."""
+    lookup, unused = {}, int(truth.max(where=truth != NO_CLASS, initial=0)) + 1
     for signature in blocks.signatures:
         local, there = blocks.labels[signature.index], truth[blocks.grid.block(signature.index).wide.slices]
         table = np.full(int(signature.ids.max()) + 1, NO_CLASS, np.uint8)
         for i in signature.ids:
             said = there[(local == i) & (there != NO_CLASS)]
-            table[i] = np.bincount(said, minlength=K).argmax()
+            if said.size:
+                table[i] = np.bincount(said).argmax()
+                continue
+            if unused >= NO_CLASS:
+                raise ValueError(f"classes without a true pixel must fit below id {NO_CLASS}; got more of them")
+            table[i], unused = unused, unused + 1
         lookup[signature.index] = table
     return _named(lookup)
 
@@ -155,8 +170,8 @@ def _named(lookup: dict[Index, NDArray[np.uint8]]) -> Alignment:
     return Alignment({**lookup}, sure, sure, ())
 
 
-def score(blocks: Blocks, found: Alignment, truth: Labels | None) -> dict[str, Any]:
-    """Return the figures of a map: before the cut where that matters, else after it."""
+def score(blocks: Blocks, found: Alignment, truth: Labels | None, whole: Labels | None = None) -> dict[str, Any]:
+    """Return the figures of a map: before the cut where that matters, else after it; `whole` is one model's map."""
     grid = blocks.grid
     named = {index: found.apply(index, labels).astype(np.uint8) for index, labels in blocks.labels.items()}
     before, after = (np.full(grid.shape, NO_CLASS, np.uint8) for _ in range(2))
@@ -167,6 +182,7 @@ def score(blocks: Blocks, found: Alignment, truth: Labels | None) -> dict[str, A
         after[block.core.slices] = gather(grid, block.index, owners, named.get, NO_CLASS)
     uncut = seams(lambda window: before[window.slices], grid).seam_excess
     return _score_map(after, truth, grid) | {
+        "ari_global": None if whole is None else _agreement(after, whole),
         "seam_before": uncut,
         "disagreement": overlap_disagreement(found, blocks.signatures, blocks.overlaps),
     }
@@ -180,10 +196,13 @@ def _score_map(labels: Labels, truth: Labels | None, grid: BlockGrid) -> dict[st
         "seam_after": seams(lambda window: labels[window.slices], grid).seam_excess,
         "seam_like": like_excess(labels, grid),
     }
-    if truth is None:
-        return figures
-    both: NDArray[np.bool_] = (labels != NO_CLASS) & (truth != NO_CLASS)
-    return figures | {"pixel_ari": float(adjusted_rand(count_pairs(labels[both], truth[both])))}
+    return figures if truth is None else figures | {"pixel_ari": _agreement(labels, truth)}
+
+
+def _agreement(labels: Labels, other: Labels) -> float:
+    """Return the adjusted Rand index of two maps on the pixels that both have a class for."""
+    both: NDArray[np.bool_] = (labels != NO_CLASS) & (other != NO_CLASS)
+    return float(adjusted_rand(count_pairs(labels[both], other[both])))
 
 
 def like_excess(labels: Labels, grid: BlockGrid) -> float | None:
