@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.align import Alignment, Repair
 from pipeline.assemble import straight_labels, sums_of
-from pipeline.blocks import Block
+from pipeline.blocks import Block, Index
 from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
 from pipeline.catalogue.store import read_catalogue
 from pipeline.census import take_census
@@ -175,6 +175,7 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
             "block": list(index),
             "local_id": int(i),
             "id": int(alignment.lookup[index][i]),
+            "second_id": _second(alignment, index, int(i)),
             "posterior": round(float(alignment.posterior[index][i]), 4),
             "margin": round(float(alignment.margin[index][i]), 4),
         }
@@ -196,6 +197,14 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
         confusions=[{"ids": list(c.classes), "pixels": c.pixels, "share": c.share} for c in alignment.confusions],
         contested=[{"block": list(c.block), "shared_px": c.shared_px, "share": c.share} for c in alignment.contested],
     )
+
+
+def _second(alignment: Alignment, index: Index, local_id: int) -> int | None:
+    """Return what a class could be instead; None where nothing is known, or the catalogue holds both as one class."""
+    table = alignment.second.get(index, ())
+    if local_id >= len(table) or int(table[local_id]) in (alignment.no_class, alignment.lookup[index][local_id]):
+        return None
+    return int(table[local_id])
 
 
 def _describe_repair(alignment: Alignment, repair: Repair) -> dict[str, Any]:

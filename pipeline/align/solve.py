@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from pipeline.align.inference import Assignment, infer
 from pipeline.align.purity import find_mixed, find_suspects
 from pipeline.align.registration import register
 from pipeline.align.tracks import block_quality, find_tracks
-from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Ids, Merge, Mixed, Overlap
+from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Mixed, Overlap
 from pipeline.blocks import Index
 
 
@@ -205,12 +206,27 @@ def _number(
         ClassSummary(i, int(pixels[c]), n, tuple(float(v) for v in signature[c]))
         for i, (c, n) in enumerate(zip(order, blocks, strict=True))
     )
+    own = rank[dense]
     top = np.sort(probability, axis=1)
     posterior = top[:, -1]
     margin = posterior - (top[:, -2] if top.shape[1] > 1 else 0.0)
-    lookup, sure, lead = _tables(graph, rank[dense], posterior, margin, len(used))
-    mixed = find_mixed(graph, rank[dense], quality)
-    return Alignment(lookup, sure, lead, summaries, merges, (*flags, *_tell_mixed(mixed)), mixed)
+    no_class = NO_CLASS if len(used) <= NO_CLASS else 65535
+    second = np.full(len(own), no_class)
+    if len(used) > 1:
+        others = probability[:, used[order]]
+        np.put_along_axis(others, own[:, None], -1.0, axis=1)
+        second = others.argmax(axis=1)
+    mixed = find_mixed(graph, own, quality)
+    return Alignment(
+        _tables(graph, own, no_class),
+        _tables(graph, posterior, np.float32(0)),
+        _tables(graph, margin, np.float32(0)),
+        summaries,
+        merges,
+        (*flags, *_tell_mixed(mixed)),
+        mixed,
+        second=_tables(graph, second, no_class),
+    )
 
 
 def _tell_mixed(mixed: tuple[Mixed, ...]) -> list[str]:
@@ -223,24 +239,17 @@ def _tell_mixed(mixed: tuple[Mixed, ...]) -> list[str]:
     ]
 
 
-def _tables(
-    graph: Graph, label: Int, posterior: Float, margin: Float, classes: int
-) -> tuple[dict[Index, Ids], dict[Index, np.typing.NDArray[np.float32]], dict[Index, np.typing.NDArray[np.float32]]]:
-    """Turn one value a node into one table a block, by local id."""
-    no_class = NO_CLASS if classes <= NO_CLASS else 65535
+def _tables(graph: Graph, values: Int | Float, unused: int | np.float32) -> dict[Index, Any]:
+    """Turn one value a node into one table a block, by local id: uint8 or uint16 where `unused` is an id."""
+    dtype = np.min_scalar_type(unused) if isinstance(unused, int) else np.float32
     edges = np.searchsorted(graph.node_block, np.arange(len(graph.blocks) + 1))
-    lookup: dict[Index, Ids] = {}
-    sure, lead = {}, {}
+    found = {}
     for i, index in enumerate(graph.blocks):
         nodes = slice(edges[i], edges[i + 1])
         ids = graph.node_id[nodes]
-        size = int(ids.max()) + 1
-        table = np.full(size, no_class)
-        table[ids] = label[nodes]
-        lookup[index] = table.astype(np.uint8) if classes <= NO_CLASS else table.astype(np.uint16)
-        sure[index], lead[index] = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        sure[index][ids], lead[index][ids] = posterior[nodes], margin[nodes]
-    return lookup, sure, lead
+        found[index] = table = np.full(int(ids.max()) + 1, unused, dtype)
+        table[ids] = values[nodes]
+    return found
 
 
 def _warnings(graph: Graph, found: Clusters, probability: Float, quality: Float, classes: int | None) -> list[str]:

@@ -244,6 +244,8 @@ class Alignment:
     posterior, margin
         For each block, float32 in 0..1 for each local id (0 where unused): probability of the id given, and its
         lead over the second.
+    second
+        For each block, like `lookup`, the id that is next most probable; `no_class` where there is none.
     classes
         One summary for each global id, in the order of the ids.
     merges
@@ -268,6 +270,7 @@ class Alignment:
     repairs: tuple[Repair, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     contested: tuple[Contested, ...] = ()
+    second: Mapping[Index, Ids] = field(default_factory=dict)
 
     @property
     def no_class(self) -> int:
@@ -298,6 +301,7 @@ class Alignment:
                 "lookup": table.tolist(),
                 "posterior": np.round(self.posterior[index].astype(float), 6).tolist(),
                 "margin": np.round(self.margin[index].astype(float), 6).tolist(),
+                **({"second": self.second[index].tolist()} if index in self.second else {}),
             }
             for index, table in self.lookup.items()
         ]
@@ -327,6 +331,7 @@ class Alignment:
             tuple(_repair(r) for r in record.get("repairs", ())),
             tuple(Confusion(**c | {"classes": _pair(c["classes"])}) for c in record.get("confusions", ())),
             tuple(Contested(**c | {"block": _pair(c["block"])}) for c in record.get("contested", ())),
+            {i: _ids(b["second"], len(record["classes"])) for i, b in index.items() if "second" in b},
         )
 
 

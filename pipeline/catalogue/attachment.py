@@ -216,6 +216,7 @@ def rename(
     return replace(
         alignment,
         lookup={index: table[lookup] for index, lookup in alignment.lookup.items()},
+        second={index: table[second] for index, second in alignment.second.items()},
         classes=_summaries(alignment.classes, attachment.mapping),
         mixed=tuple(replace(m, classes=(int(table[m.classes[0]]), int(table[m.classes[1]]))) for m in alignment.mixed),
         confusions=tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,7 +24,7 @@ from pipeline.metrics import effective_classes
 from pipeline.plan import grid_of
 from pipeline.qml import to_qml
 from pipeline.quicklook import write_quicklook
-from pipeline.record import Metrics, RunRecord
+from pipeline.record import AlignmentMetrics, Metrics, RunRecord
 from pipeline.results import Result, open_result
 from pipeline.stac import ITEM, write_item
 from pipeline.stores import Labels, LabelStore, set_legend
@@ -67,7 +68,7 @@ def rewrite_run(directory: Path, legend: Legend, why: str = "classes") -> None:
         write_cog(store, outputs / "labels.tif", legend=legend, tags=_tags(directory))
         verify_cog(outputs / "labels.tif", store)
         write_quicklook(store, legend, outputs / "quicklook.png", None)
-        (_measured(result, legend, store) if merged else record).write(outputs / RECORD)
+        (_measured(result, legend, store, table) if merged else record).write(outputs / RECORD)
         workspace.restate({"key": record.key, "base": None, "code": record.code, "settings": record.settings})
         write_item(outputs, directory.absolute().name)
         note_edit(directory, why, checksums(directory), checksums(outputs), outputs)
@@ -138,7 +139,7 @@ def remap(before: Legend, after: Legend, dtype: str = "uint8") -> Labels:
     return table
 
 
-def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
+def _measured(result: Result, legend: Legend, store: LabelStore, table: Labels) -> RunRecord:
     """Return the record with the figures of the labels as they are now."""
     old = result.record.metrics
     if old is None:
@@ -155,7 +156,29 @@ def _measured(result: Result, legend: Legend, store: LabelStore) -> RunRecord:
             "seam_excess_before_cut": None,
             "overlap_disagreement": None,
             "areas_m2": census.areas_m2,
+            "score": census.score,
+            "alignment": None if old.alignment is None else rename_alignment(old.alignment, table),
             "truth": None,
         }
     )
     return result.record.model_copy(update={"metrics": metrics})
+
+
+def rename_alignment(alignment: AlignmentMetrics, table: Labels) -> dict[str, Any]:
+    """Say of the alignment, in ids as they are now, what still holds: what became one class is not taken for another.
+
+    What the catalogue said when the run attached stays as it was said.
+    """
+
+    def now(entry: Any) -> dict[str, Any]:
+        names = [name for name in ("id", "new_id", "second_id") if isinstance(entry.get(name), int)]
+        return {**entry, **{name: int(table[entry[name]]) for name in names}}
+
+    said: dict[str, Any] = alignment.model_dump()
+    pairs = [{**each, "ids": sorted(int(table[i]) for i in each["ids"])} for each in said["confusions"]]
+    return said | {
+        "ambiguous": [each for each in map(now, said["ambiguous"]) if each.get("second_id") != each["id"]],
+        "repairs": [now(each) for each in said["repairs"]],
+        "confusions": [each for each in pairs if each["ids"][0] != each["ids"][1]],
+        "new_classes": sorted({int(table[i]) for i in said["new_classes"]}),
+    }

@@ -85,7 +85,7 @@ def compile_contents(found: Survey, record: RunRecord, title: str) -> Contents:
         seams=tuple(figures.draw_seams(metrics)),
         certainty=tuple(figures.draw_certainty(nodes)),
         doubtful=tuple(figures.list_doubtful(nodes)),
-        flags=tuple(flags),
+        flags=(*figures.describe_catalogue(metrics.alignment), *flags),
         timings=tuple(figures.draw_timings(record)),
         settings=tuple(figures.list_settings(record.settings)),
         inputs=tuple(figures.list_inputs(record)),

@@ -13,7 +13,7 @@ from pyproj import CRS
 
 from pipeline.blocks import BlockGrid
 from pipeline.legend import LegendClass
-from pipeline.record import Metrics, RunRecord
+from pipeline.record import AlignmentMetrics, Metrics, RunRecord
 from pipeline.report.borders import Border
 from pipeline.report.diagnostics import Node, Training
 from pipeline.settings import Settings
@@ -134,6 +134,20 @@ def describe_state(record: RunRecord) -> list[str]:
     names = ", ".join(record.blocks.failed_names[:MAX_ROWS])
     more = record.blocks.failed - MAX_ROWS
     return [f"Incomplete: blocks {names}{f' and {more} more' if more > 0 else ''} failed and hold no class."]
+
+
+def describe_catalogue(alignment: AlignmentMetrics | None) -> list[str]:
+    """Return what a run with a catalogue knew again, doubted and found new; nothing without one."""
+    if alignment is None or alignment.catalogue is None:
+        return []
+    classes: Any = alignment.catalogue["classes"]
+    by_state = {
+        state: sorted({int(each["id"]) for each in classes if each["state"] == state})
+        for state in ("matched", "ambiguous")
+    }
+    told = (("known", by_state["matched"]), ("doubtful", by_state["ambiguous"]), ("new", alignment.new_classes))
+    parts = [f"{word}: {', '.join(str(i) for i in ids)}" for word, ids in told if ids]
+    return [f"Classes by the catalogue - {'; '.join(parts)}."] if parts else []
 
 
 def draw_blocks(grid: BlockGrid, borders: Sequence[Border], inside: float | None) -> BlockFigure | None:

@@ -226,6 +226,21 @@ def test_doubtful_matches_are_listed_with_what_they_are_and_how_sure():
         assert each["posterior"] == pytest.approx(found.posterior[y, x][i], abs=1e-4)
         assert each["margin"] == pytest.approx(found.margin[y, x][i], abs=1e-4)
         assert each["margin"] <= each["posterior"]
+    # What is named second is what a wrong name should have been, far more often than another class would be.
+    nodes = [
+        (int(found.lookup[s.index][i]), int(found.second[s.index][i]), int(true))
+        for s in mosaic.signatures
+        for i, true in zip(s.ids, mosaic.node_truth[s.index], strict=True)
+    ]
+    table = np.zeros((len(found.classes), 16), np.int64)
+    for named, second, true in nodes:
+        assert second != named
+        table[named, true] += 1
+    meant = table.argmax(axis=1)
+    seconds = [meant[second] == true for named, second, true in nodes if meant[named] != true]
+    assert np.mean(seconds) > 0.4
+    for (y, x, i), each in listed.items():
+        assert each["second_id"] == found.second[y, x][i]
 
 
 def test_disagreement_is_near_what_true_classes_would_have():
@@ -249,6 +264,7 @@ def test_json_and_arrays_come_back():
         assert again.lookup[index].dtype == table.dtype
         np.testing.assert_array_equal(again.lookup[index], table)
         np.testing.assert_allclose(again.margin[index], found.margin[index], atol=1e-6)
+        np.testing.assert_array_equal(again.second[index], found.second[index])
     for value in (mosaic.signatures[0], mosaic.overlaps[0]):
         copy = type(value).from_arrays(value.to_arrays())
         assert copy.to_arrays().keys() == value.to_arrays().keys()

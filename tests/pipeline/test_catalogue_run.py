@@ -18,11 +18,14 @@ from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import run as run_module
 from pipeline.catalogue import desk, stage
+from pipeline.catalogue.rewrite import rename_alignment
 from pipeline.catalogue.store import CatalogueLock, read_catalogue, write_catalogue
 from pipeline.cleanup import CleanUp
+from pipeline.coherence import map_score
 from pipeline.derived import clean
 from pipeline.legend import Legend
 from pipeline.polygons import write_polygons
+from pipeline.record import AlignmentMetrics
 from pipeline.report import remake_report
 from pipeline.series import append, open_series
 from tests.pipeline import grey_model
@@ -328,6 +331,9 @@ def test_a_merge_rewrites_all_that_a_run_published(tmp_path: Path) -> None:
     assert record["metrics"]["classes"] == 3
     changes = (labels[:, 63] != labels[:, 64]).sum() + (labels[63] != labels[64]).sum()
     assert record["metrics"]["seam_change_rate"] == pytest.approx(changes / 256)
+    assert record["metrics"]["score"] == pytest.approx(
+        map_score(lambda window: labels[window.slices], labels.shape, nodata=255)
+    )
     assert (out / "model").exists()
     assert not (out / ".ktex").exists()
     again = segment(tmp_path / "a.tif", Settings(**{**GLOBAL, "block_px": 64}, k=8, catalogue=catalogue), out)
@@ -337,6 +343,31 @@ def test_a_merge_rewrites_all_that_a_run_published(tmp_path: Path) -> None:
     make_scene(tmp_path / "b.tif", [3, 7], seed=2)
     later = segment(tmp_path / "b.tif", Settings(**GLOBAL, k=8, seed=6, catalogue=catalogue), tmp_path / "later")
     assert later.legend.ids == [into], "both textures are the merged class from now on"
+
+
+def test_what_the_alignment_said_is_said_in_the_ids_that_are_left() -> None:
+    said = AlignmentMetrics(
+        ambiguous=[
+            {"block": [0, 1], "local_id": 2, "id": 7, "second_id": 3, "posterior": 0.8},
+            {"block": [0, 1], "local_id": 3, "id": 5, "second_id": 7, "posterior": 0.7},
+            {"class": 1, "id": 7},
+        ],
+        new_classes=[3, 5, 7],
+        repairs=[{"block": [0, 0], "local_id": 7, "id": 5, "new_id": None}],
+        confusions=[{"ids": [3, 7], "pixels": 9}, {"ids": [5, 7], "pixels": 8}],
+        flags=["look here"],
+    )
+    table = np.arange(256, dtype=np.uint8)
+    table[7] = 3
+    found = AlignmentMetrics.model_validate(rename_alignment(said, table))
+    assert found.ambiguous == [
+        {"block": [0, 1], "local_id": 3, "id": 5, "second_id": 3, "posterior": 0.7},
+        {"class": 1, "id": 3},
+    ]
+    assert found.new_classes == [3, 5]
+    assert found.repairs == [{"block": [0, 0], "local_id": 7, "id": 5, "new_id": None}]
+    assert found.confusions == [{"ids": [3, 5], "pixels": 8}]
+    assert found.flags == ["look here"]
 
 
 def test_an_interrupted_rewriting_is_ended_by_the_runs_own_command(

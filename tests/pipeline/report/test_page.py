@@ -24,9 +24,11 @@ from pipeline.checksums import checksums, edited
 from pipeline.errors import InputError
 from pipeline.legend import Legend, LegendClass
 from pipeline.polygons import write_polygons
+from pipeline.record import AlignmentMetrics
 from pipeline.report import remake_report
 from pipeline.report.charts import draw_spectra, draw_trainings
 from pipeline.report.diagnostics import Curve, Diagnostics, Training
+from pipeline.report.figures import describe_catalogue
 from pipeline.report.views import fade
 from pipeline.results import Result, open_result
 from tests.pipeline.made_run import make_run
@@ -299,3 +301,13 @@ def test_the_median_ends_where_most_models_have_ended() -> None:
     assert max(x for x, _ in middle) == pytest.approx(50, abs=1)
     assert {y for _, y in middle} == {90.0}, "10 % of 100 %"
     assert "to 10% at the end" in chart.summary
+
+
+def test_a_page_says_what_a_catalogue_knew_again_and_what_was_new() -> None:
+    classes = [
+        {"class": i, "id": id, "state": state}
+        for i, (id, state) in enumerate([(4, "matched"), (1, "matched"), (6, "ambiguous"), (9, "new")])
+    ]
+    said = AlignmentMetrics(new_classes=[9], catalogue={"how": "attached", "classes": classes})
+    assert describe_catalogue(said) == ["Classes by the catalogue - known: 1, 4; doubtful: 6; new: 9."]
+    assert describe_catalogue(AlignmentMetrics(new_classes=[0, 1])) == describe_catalogue(None) == []
