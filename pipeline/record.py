@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from ktex_model.signature import SIGNATURE_VERSION
 from pipeline.errors import InputError
 from pipeline.formats import require_version
 from pipeline.workspace import read_json, write_json
@@ -318,8 +319,8 @@ def _version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of GDAL and of the packages that results depend on, where installed."""
+    """Return the versions of Python, of GDAL, of signatures and of the packages that results depend on."""
     import rasterio
 
     found = {package: number for package in _PACKAGES if (number := _version(package))}
-    return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, **found}
+    return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, "signatures": str(SIGNATURE_VERSION), **found}

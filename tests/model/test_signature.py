@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktex_model.signature import signature_features, signature_length
+from ktex_model.signature import SIGNATURE_VERSION, signature_features, signature_length
 
 
 def _image(shape=(32, 40), bands=4, seed=0):
@@ -30,6 +30,14 @@ def test_band_means_and_energies_have_the_values_of_a_hand_made_image():
     assert coarse == pytest.approx(np.log(1e-6), abs=0.1)
     # All differences are between columns: 0.16 over a floor of 1e-6.
     assert across == pytest.approx(np.log(0.16 / 1e-6), abs=0.01)
+
+
+def test_features_of_this_version_stay_what_they_are():
+    """Who changes features has to raise the version, and then these numbers."""
+    features, _ = signature_features(_image((16, 16), 2), np.ones((16, 16), dtype=bool))
+    assert SIGNATURE_VERSION == 1
+    expected = [-0.8040, -0.4335, -2.9967, -4.9912, -6.3322, -3.1110, -4.6997, -5.3164, -0.1108, -0.2955]
+    np.testing.assert_allclose(features[1, 2], expected, atol=2e-4)
 
 
 def test_turning_the_image_turns_orientation_only():

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 from pydantic import ValidationError
 
+from ktex_model.signature import SIGNATURE_VERSION
 from pipeline.errors import InputError
 from pipeline.record import (
     AlignmentMetrics,
@@ -151,3 +152,4 @@ def test_versions_name_what_results_depend_on() -> None:
     assert {"python", "gdal", "numpy", "keras", "zarr", "rasterio"} <= set(found)
     assert found["gdal"] == rasterio.__gdal_version__
     assert found["rasterio"] == rasterio.__version__
+    assert found["signatures"] == str(SIGNATURE_VERSION)
