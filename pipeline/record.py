@@ -323,4 +323,9 @@ def versions() -> dict[str, str]:
     import rasterio
 
     found = {package: number for package in _PACKAGES if (number := _version(package))}
-    return {"python": platform.python_version(), "gdal": rasterio.__gdal_version__, "signatures": str(SIGNATURE_VERSION), **found}
+    return {
+        "python": platform.python_version(),
+        "gdal": rasterio.__gdal_version__,
+        "signatures": str(SIGNATURE_VERSION),
+        **found,
+    }
