@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.align.baselines import BASELINES, Ids
-from benchmarks.align.simulator import NODATA, SCENARIOS, Mosaic, simulate
+from benchmarks.align.simulator import NODATA, SCENARIOS, STRESS, Mosaic, simulate
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from benchmarks.scores import adjusted_rand, count_pairs
 from pipeline.align import align
 from pipeline.metrics import effective_classes, seams
 
-CLASSES = 8
 _NO_ID = 65535
 SEEDS = (101, 102, 103, 104, 105)
 FIGURES = ("node_ari", "pixel_ari", "ids", "ids_effective", "seam_excess", "overlap_disagreement", "seconds")
@@ -34,20 +33,22 @@ NOTE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     options = parser("align", __doc__)
+    known = SCENARIOS | STRESS
+    scenarios_help = f"of {', '.join(known)}; default the first {len(SCENARIOS)}"
     options.add_argument("--blocks", type=int, metavar="N", help="blocks on a side (24; quick 12)")
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help=f"seeds (quick {SEEDS[:2]}, else {SEEDS})")
-    options.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="default all")
+    options.add_argument("--scenarios", nargs="+", choices=known, default=list(SCENARIOS), help=scenarios_help)
     options.add_argument("--methods", nargs="+", choices=list(methods()), default=list(methods()), help="default all")
     asked = options.parse_args(arguments)
     blocks = asked.blocks or (12 if asked.quick else 24)
     seeds = asked.seeds or list(SEEDS[:2] if asked.quick else SEEDS)
-    settings = {"quick": asked.quick, "blocks": blocks, "classes": CLASSES, "scenarios": asked.scenarios}
+    settings = {"quick": asked.quick, "blocks": blocks, "scenarios": asked.scenarios}
     settings["methods"] = asked.methods
     record = begin_record("align", settings | {"seeds": seeds})
     record["runs"] = runs = []
     for scenario in asked.scenarios:
         for seed in seeds:
-            mosaic = simulate((blocks, blocks), SCENARIOS[scenario], seed, classes=CLASSES)
+            mosaic = simulate((blocks, blocks), known[scenario], seed)
             told = {"scenario": scenario, "seed": seed}
             runs += [told | {"method": name} | measure(mosaic, name, seed) for name in asked.methods]
         print(f"{scenario}: {len(seeds)} mosaics of {blocks} x {blocks} blocks done", file=sys.stderr, flush=True)
@@ -63,11 +64,11 @@ def methods() -> dict[str, Callable[[Mosaic, int], Ids]]:
     """Return all ways to give ids to the nodes of a mosaic, ours first and the oracle last."""
 
     def baseline(name: str) -> Callable[[Mosaic, int], Ids]:
-        return lambda mosaic, seed: BASELINES[name](mosaic.signatures, mosaic.overlaps, CLASSES, seed)
+        return lambda mosaic, seed: BASELINES[name](mosaic.signatures, mosaic.overlaps, mosaic.classes, seed)
 
     return {
         "ktex, K found": lambda mosaic, seed: _solve(mosaic, None, seed),
-        "ktex, K given": lambda mosaic, seed: _solve(mosaic, CLASSES, seed),
+        "ktex, K given": lambda mosaic, seed: _solve(mosaic, mosaic.classes, seed),
         **{name: baseline(name) for name in BASELINES},
         "oracle": lambda mosaic, seed: mosaic.node_truth,
     }

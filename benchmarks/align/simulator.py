@@ -2,8 +2,9 @@
 
 A scene holds `classes` textures, one pair of which is alike. Each block labels its wide window on its own: with
 independently warped borders, salt, its own permutation, over-splits, merges and, now and then, nonsense. Features
-drift over the scene, jump from block to block and, in `cdrift`, drift differently from class to class. The
-nuisances are mostly additive, which is what the solver models: results here are necessary, never sufficient.
+drift over the scene, jump from block to block and, in `cdrift`, drift differently from class to class. `STRESS` takes
+single things further than any of `SCENARIOS`. The nuisances are mostly additive, which is what the solver models:
+results here are necessary, never sufficient.
 """
 
 from __future__ import annotations
@@ -32,13 +33,23 @@ class Scenario:
     radiometry
         Standard deviation of the offset of each block's features; seen by the overlaps.
     split, merge, bad
-        Shares of classes cut in two, of blocks that confuse their two nearest classes, of blocks of random labels.
+        Shares of classes cut in two, of classes that are confused (of the n classes that a block holds the two nearest
+        are one with a probability of ``merge * n / 2``), and of blocks of random labels.
     class_drift
         Amplitude of a drift of each class on its own.
     nodata
         Share of the scene without pixels.
     noise
-        Standard deviation of each node's features, in units of the spread between classes.
+        Standard deviation of each node's features, in units of the spread between classes, which is the spread inside
+        a class as well; more for nodes of few pixels.
+    warp_px
+        Standard deviation of the shift of borders, drawn anew for each block.
+    overlap_px
+        Width of the halo of each block.
+    classes
+        Number of textures.
+    parts
+        Number of mosaics side by side that do not touch, the features of each moved by a step of its own.
     """
 
     drift: float = 0.0
@@ -49,6 +60,10 @@ class Scenario:
     class_drift: float = 0.0
     nodata: float = 0.0
     noise: float = 0.25
+    warp_px: float = 1.2
+    overlap_px: int = 4
+    classes: int = 8
+    parts: int = 1
 
 
 _STD = Scenario(drift=1.0, radiometry=0.3, split=0.15, merge=0.05, bad=0.01)
@@ -62,9 +77,27 @@ SCENARIOS = {
     "cdrift": replace(_STD, class_drift=1.0),
     "drift6": replace(_STD, drift=6.0),
 }
+STRESS = {
+    "noise1": replace(_STD, noise=1.0),
+    "bad15": replace(_STD, bad=0.15),
+    "merge30": replace(_STD, merge=0.3),
+    "split80": replace(_STD, split=0.8),
+    "radiometry1.5": replace(_STD, radiometry=1.5),
+    "drift8": replace(_STD, drift=8.0),
+    "halo1": replace(_STD, overlap_px=1),
+    "warp2": replace(_STD, warp_px=2.0),
+    "classes3": replace(_STD, classes=3),
+    "classes14": replace(_STD, classes=14),
+    "apart": replace(_STD, parts=2),
+}
+"""What the study stressed its solver by, `std` but for one thing each."""
 DRIFT = 0.48
 """Standard deviation over the scene of a drift of 1: so k-means of signatures scores as in the study, as does the
 drift of classes in `cdrift`."""
+_GAP = 30
+"""Blocks of nothing between two parts."""
+_STEP = 2.0
+"""Standard deviation of the step of a part, in units of the spread between classes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,7 @@ class Mosaic:
     Attributes
     ----------
     grid
-        Blocks of 32 px with 4 px of overlap, unless asked otherwise.
+        Blocks of 32 px with 4 px of overlap, unless asked otherwise; parts lie side by side.
     signatures, overlaps
         What `pipeline.align.align` takes.
     labels
@@ -83,6 +116,8 @@ class Mosaic:
         ``(y, x)`` uint8, 255 is nodata.
     node_truth
         For each block, the class that most pixels of each local id belong to.
+    classes
+        Number of textures that were drawn from.
     """
 
     grid: BlockGrid
@@ -91,33 +126,49 @@ class Mosaic:
     labels: dict[Index, NDArray[np.uint8]]
     truth: NDArray[np.uint8]
     node_truth: dict[Index, NDArray[np.intp]]
+    classes: int
 
 
 def simulate(
-    counts: tuple[int, int], scenario: Scenario, seed: int, *, classes: int = 8, dims: int = 12, block_px: int = 32
+    counts: tuple[int, int],
+    scenario: Scenario,
+    seed: int,
+    *,
+    classes: int | None = None,
+    dims: int = 12,
+    block_px: int = 32,
 ) -> Mosaic:
-    """Make a mosaic of ``counts`` blocks."""
+    """Make a mosaic of ``counts`` blocks, or as many in each of its parts; `classes` overrides the scenario's."""
+    classes = scenario.classes if classes is None else classes
     rng = np.random.default_rng([seed, *counts])
-    grid = BlockGrid((counts[0] * block_px, counts[1] * block_px), block_px, overlap_px=4)
+    starts = np.arange(scenario.parts) * (counts[1] + _GAP)
+    columns = int(starts[-1]) + counts[1]
+    grid = BlockGrid((counts[0] * block_px, columns * block_px), block_px, overlap_px=scenario.overlap_px)
     truth = _scene(rng, grid.shape, classes, scenario.nodata)
+    inside = np.isin(np.arange(columns), starts[:, None] + np.arange(counts[1]))
+    truth[:, ~np.repeat(inside, block_px)] = NODATA
     means = _class_means(rng, classes, dims)
-    drift = _smooth_drift(rng, counts, dims) * (DRIFT * scenario.drift)
+    drift = _smooth_drift(rng, grid.counts, dims) * (DRIFT * scenario.drift)
+    for start in starts[1:]:
+        drift[:, start : start + counts[1]] += rng.normal(size=dims) * _STEP
     slopes = rng.normal(size=(classes, 2, dims)) * scenario.class_drift
     labels, signatures, node_truth, offsets = {}, [], {}, {}
     for block in grid:
+        if not inside[block.index[1]]:
+            continue  # its wide window may reach into a part
         local = _label_block(rng, truth, block.wide, means, scenario)
         if np.all(local == NODATA):
             continue
         iy, ix = block.index
         labels[block.index] = local
         offsets[block.index] = rng.normal(size=dims) * scenario.radiometry
-        there = np.array([iy / counts[0] - 0.5, ix / counts[1] - 0.5])
+        there = np.array([iy / grid.counts[0] - 0.5, ix / grid.counts[1] - 0.5])
         here = means + drift[iy, ix] + offsets[block.index] + np.einsum("i,kid->kd", there, slopes)
         signature, majority = _sign(rng, block.index, local, truth[block.wide.slices], here, scenario.noise)
         signatures.append(signature)
         node_truth[block.index] = majority
     overlaps = _count_overlaps(rng, grid, signatures, labels, offsets)
-    return Mosaic(grid, signatures, overlaps, labels, truth, node_truth)
+    return Mosaic(grid, signatures, overlaps, labels, truth, node_truth, classes)
 
 
 def node_scores(mosaic: Mosaic, found: Alignment) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
@@ -198,7 +249,7 @@ def _label_block(
     if rng.random() < scenario.bad:
         random = np.argmax([_field(rng, true.shape, 4.0) for _ in range(5)], axis=0)
         return np.where(valid, random, NODATA).astype(np.uint8)
-    y, x = np.indices(true.shape) + np.array(wide[:2])[:, None, None] + _warp(rng, true.shape)
+    y, x = np.indices(true.shape) + np.array(wide[:2])[:, None, None] + _warp(rng, true.shape, scenario.warp_px)
     y, x = (np.clip(np.rint(v), 0, size - 1).astype(int) for v, size in zip((y, x), truth.shape, strict=True))
     seen = truth[y, x]
     seen = np.where(seen == NODATA, true, seen)
@@ -218,8 +269,8 @@ def _label_block(
     return labels
 
 
-def _warp(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    coarse = rng.normal(size=(2, 7, 7)) * 1.2
+def _warp(rng: np.random.Generator, shape: tuple[int, int], px: float) -> NDArray[np.float64]:
+    coarse = rng.normal(size=(2, 7, 7)) * px
     zoomed = ndimage.zoom(coarse, (1, shape[0] / 7, shape[1] / 7), order=1, grid_mode=True, mode="nearest")
     result: NDArray[np.float64] = zoomed[:, : shape[0], : shape[1]]
     return result
