@@ -85,15 +85,19 @@ class Areas:
     def __init__(self, transform: Affine, crs: CRS) -> None:
         self._grid = transform, crs
         self._totals = np.zeros(65536)
+        self._seen = np.zeros(0, np.intp)
 
     def add(self, window: Window, values: NDArray[np.integer]) -> None:
         """Count the values ``(y, x)`` of one region."""
         if values.dtype not in (np.uint8, np.uint16):
             raise TypeError(f"`values` must be uint8 or uint16; got {values.dtype}")
-        found = _values_in(values)
         for row, areas in enumerate(pixel_areas(*self._grid, window)):
             strip = values[row * CELL_PX : (row + 1) * CELL_PX]
-            self._totals[found] += areas @ _count_cells(strip, found)
+            counts = _count_cells(strip, self._seen)
+            if counts.sum() < strip.size:  # a value that was not seen so far
+                self._seen = np.union1d(self._seen, _values_in(strip))
+                counts = _count_cells(strip, self._seen)
+            self._totals[self._seen] += areas @ counts
 
     def found(self) -> dict[int, float]:
         """Return square metres by value; values that do not occur are absent."""
@@ -108,13 +112,17 @@ def _values_in(values: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _count_cells(strip: NDArray[Any], found: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return how often each value of `found` is in each cell of a strip, ``(cell, value)``."""
+    """Return how often each value of `found` is in each cell of a strip, ``(cell, value)``; others are left out."""
     starts = np.arange(0, strip.shape[1], CELL_PX)
     if len(found) <= FEW:
-        columns = ((strip == value).view(np.uint8).sum(axis=0, dtype=np.uint8) for value in found)
-        return np.stack([np.add.reduceat(column, starts, dtype=np.int64) for column in columns], axis=1)
-    place = np.zeros(int(found[-1]) + 1, np.int32)
+        counts = np.zeros((len(starts), len(found)), np.int64)
+        for at, value in enumerate(found):
+            column = (strip == value).view(np.uint8).sum(axis=0, dtype=np.uint8)
+            np.add.reduceat(column, starts, dtype=np.int64, out=counts[:, at])
+        return counts
+    place = np.full(int(np.iinfo(strip.dtype).max) + 1, len(found), np.int32)
     place[found] = np.arange(len(found))
-    cell = np.arange(strip.shape[1]) // CELL_PX * len(found)
-    counts = np.bincount((place[strip] + cell).ravel(), minlength=len(found) * len(starts))
-    return counts.reshape(len(starts), len(found))
+    width = len(found) + 1
+    cell = np.arange(strip.shape[1]) // CELL_PX * width
+    counted = np.bincount((place[strip] + cell).ravel(), minlength=width * len(starts))
+    return counted.reshape(len(starts), width)[:, :-1]

@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blocks import BlockGrid, Window
+from pipeline.metrics import count_bytes
 
 DISTANCES_PX = (16, 32)
 LARGE_PX, LARGE_STEP = 1 << 24, 4
 """Of maps of so many pixels one row in so many is counted, which tells as much."""
 WINDOW_PX = 2048
+
+_FEW = 16
+"""The square of so many values fits a byte."""
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -40,6 +44,12 @@ class Pairs:
 
     def add(self, labels: Labels, step: int = 1) -> None:
         """Count the pairs of one window ``(y, x)`` in which both pixels have a class; of one row in `step`."""
+        few = _as_few(labels[::step], self._nodata) if all(px % step == 0 for px in DISTANCES_PX) else None
+        if few is not None:
+            for px in DISTANCES_PX:
+                self._count_few(few[: -px // step], few[px // step :])
+                self._count_few(few[:, :-px], few[:, px:])
+            return
         rows = labels[::step]
         for px in DISTANCES_PX:
             for one, other in ((labels[:-px:step], labels[px::step]), (rows[:, :-px], rows[:, px:])):
@@ -47,11 +57,17 @@ class Pairs:
                     self._count(one, other)
 
     def _count(self, one: Labels, other: Labels) -> None:
-        values = np.iinfo(one.dtype).max + 1
-        keys, counts = _frequencies(one.astype(np.uint32) * np.uint32(values) + other, values)
+        values = int(np.iinfo(one.dtype).max) + 1
+        self._enter(*_frequencies(one.astype(np.uint32) * np.uint32(values) + other, values), values, self._nodata)
+
+    def _count_few(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
+        counts = count_bytes((one * np.uint8(_FEW) + other).ravel())
+        self._enter(found := np.flatnonzero(counts), counts[found], _FEW, _FEW - 1)
+
+    def _enter(self, keys: NDArray[np.integer], counts: NDArray[np.integer], values: int, nodata: int) -> None:
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             pair = divmod(key, values)
-            if self._nodata not in pair:
+            if nodata not in pair:
                 self._counts[pair] = self._counts.get(pair, 0) + count
 
     def score(self) -> float | None:
@@ -66,6 +82,13 @@ class Pairs:
         single = joint.sum(0)
         seen = joint > 0
         return max(0.0, float((joint[seen] * np.log((joint / np.outer(single, single))[seen])).sum()))
+
+
+def _as_few(labels: Labels, nodata: int) -> NDArray[np.uint8] | None:
+    """Return labels below 15 with 15 for nodata, so that two of them fit a byte; None where there are higher ones."""
+    few = np.minimum(labels, _FEW - 1).astype(np.uint8)
+    strangers = np.count_nonzero(few == _FEW - 1) - np.count_nonzero(labels == nodata)
+    return few if strangers == 0 else None
 
 
 def _frequencies(keys: NDArray[np.uint32], values: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

@@ -41,8 +41,16 @@ def keep_view(plan: Plan, block: Block, pixels: Pixels) -> None:
     rows, columns = _places(plan)
     rows = rows[(rows >= core.y0) & (rows < core.y1)] - block.read.y0
     columns = columns[(columns >= core.x0) & (columns < core.x1)] - block.read.x0
-    at = np.ix_(rows, columns)
-    replace_arrays(plan.folders.view(block.name), {"data": pixels.data[:, at[0], at[1]], "valid": pixels.valid[at]})
+    at = _evenly(rows), _evenly(columns)
+    data, valid = pixels.data[:, at[0]][:, :, at[1]], pixels.valid[at[0]][:, at[1]]
+    replace_arrays(plan.folders.view(block.name), {"data": data, "valid": valid})
+
+
+def _evenly(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return places as a slice, if they are evenly far apart: nothing is gathered then."""
+    if len(places) < 2 or len(np.unique(np.diff(places))) > 1:
+        return places
+    return slice(int(places[0]), int(places[-1]) + 1, int(places[1] - places[0]))
 
 
 def assemble_ground(plan: Plan) -> Pixels:

@@ -6,7 +6,7 @@ They follow the conventions of Zarr for multiscales, spatial and proj, whose ver
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from pipeline.blocks import BlockGrid
+from pipeline.blocks import BlockGrid, Window
 from pipeline.grids import name_crs
 from pipeline.stores import LEVELS, Labels, LabelStore, add_raster, consolidate, grid_coordinates, label_attributes
 
@@ -94,16 +94,17 @@ def _elect(labels: NDArray[Any], nodata: int) -> NDArray[Any]:
     return won
 
 
-def write_levels(store: LabelStore, *, work_px: int = WORK_PX) -> None:
+def write_levels(store: LabelStore, *, work_px: int = WORK_PX, read: Callable[[Window], Labels] | None = None) -> None:
     """Write all levels of a map, in the place of those that are there, each from the one before it.
 
-    Piece by piece: memory does not grow with the map. Their number and pixels do not depend on `work_px`.
+    Piece by piece: memory does not grow with the map. Their number and pixels do not depend on `work_px`. The labels
+    are asked of `read`, window by window, where others want to see them on the way.
     """
     shutil.rmtree(store.path / LEVELS, ignore_errors=True)
     for level, geobox in enumerate(coarser(store.geobox), 1):
         sizes = {"y": int(geobox.shape[0]), "x": int(geobox.shape[1])}
         create_level(store, level, sizes, grid_coordinates(geobox))
-    reduce_levels(store, work_px=work_px)
+    reduce_levels(store, work_px=work_px, read=read)
     group = zarr.open_group(store.path, mode="r+", use_consolidated=False)
     group.update_attributes(describe_levels(store.geobox))
     consolidate(store.path)
@@ -131,17 +132,25 @@ def create_level(store: LabelStore, level: int, sizes: Mapping[str, int], coords
     add_raster(group, "labels", sizes, store.chunk_px, store.dtype.name, label_attributes(store))
 
 
-def reduce_levels(store: LabelStore, at: tuple[int, ...] = (), *, work_px: int = WORK_PX) -> None:
-    """Fill the levels of a store from its labels; of those at a place along the other dimensions."""
+def reduce_levels(
+    store: LabelStore,
+    at: tuple[int, ...] = (),
+    *,
+    work_px: int = WORK_PX,
+    read: Callable[[Window], Labels] | None = None,
+) -> None:
+    """Fill the levels of a store from its labels, as `read` gives them; of those at a place along other dimensions."""
     source = store.array()
     for target in LabelStore.open(store.path, "r+").levels():
         height, width = target.shape[-2:]
         for block in BlockGrid((height, width), work_px - work_px % store.chunk_px or work_px):
-            rows, columns = (slice(2 * part.start, 2 * part.stop) for part in block.core.slices)
-            finer: tuple[int | slice, ...] = (*at, rows, columns)
+            y0, x0, y1, x1 = (2 * each for each in block.core)
+            finer = Window(y0, x0, *(min(end, size) for end, size in zip((y1, x1), source.shape[-2:], strict=True)))
+            there: tuple[int | slice, ...] = (*at, *finer.slices)
             here: tuple[int | slice, ...] = (*at, *block.core.slices)
-            target[here] = reduce_mode(np.asarray(source[finer]), store.nodata)
-        source = target
+            labels: Any = np.asarray(source[there]) if read is None else read(finer)
+            target[here] = reduce_mode(labels, store.nodata)
+        source, read = target, None
 
 
 def half(geobox: GeoBox) -> GeoBox:

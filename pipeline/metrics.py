@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,7 +105,7 @@ def count_classes(labels: Labels) -> NDArray[np.int64]:
     >>> count_classes(np.array([[3, 3, 255]], np.uint8))[:5]
     array([0, 0, 0, 2, 0])
     """
-    flat = np.ascontiguousarray(labels).reshape(-1)
+    flat: NDArray[Any] = np.ascontiguousarray(labels).reshape(-1)
     if flat.dtype != np.uint8:
         return np.bincount(flat, minlength=65536)[:65535].astype(np.int64)
     counts: NDArray[np.int64] = np.zeros(NO_CLASS + 1, np.int64)
@@ -112,14 +113,23 @@ def count_classes(labels: Labels) -> NDArray[np.int64]:
         part = flat[start : start + _AT_ONCE]
         for number in (NO_CLASS, *range(_FEW_CLASSES)):  # to compare is so much faster than to count
             counts[number] += np.count_nonzero(part == number)
-    if counts.sum() == flat.size:
-        return counts[:NO_CLASS]
+    return (counts if counts.sum() == flat.size else count_bytes(flat))[:NO_CLASS]
+
+
+def count_bytes(flat: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how often each value occurs, ``(256,)``, in contiguous ``(n,)`` uint8.
+
+    Examples
+    --------
+    >>> count_bytes(np.array([3, 3, 255], np.uint8))[[3, 255]]
+    array([2, 1])
+    """
     even = flat.size // 2 * 2
-    # Two pixels at a time: half as many numbers to count.
+    # Two at a time: half as many numbers to count.
     pairs = np.bincount(flat[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
-    counts[:] = pairs.sum(axis=0) + pairs.sum(axis=1)
+    counts: NDArray[np.int64] = (pairs.sum(axis=0) + pairs.sum(axis=1)).astype(np.int64)
     counts[flat[even:]] += 1
-    return counts[:NO_CLASS]
+    return counts
 
 
 def overlap_disagreement(
@@ -277,13 +287,15 @@ def _near(core: Window, grid: BlockGrid, axis: int) -> tuple[int, int]:
 
 def _line_counts(labels: Labels, width: int, inside: tuple[int, int], nodata: int) -> NDArray[np.int64]:
     """Return changes and pairs at the line after column ``width - 1`` (if any), and at the lines inside."""
-    seen = labels != nodata
-    valid = seen[:, :-1] & seen[:, 1:]
-    changes = valid & (labels[:, :-1] != labels[:, 1:])
+    seen, changes = labels != nodata, labels[:, :-1] != labels[:, 1:]
     at, within = slice(width - 1, None), slice(*inside)
-    return np.array(
-        [np.count_nonzero(lines[:, part]) for part in (at, within) for lines in (changes, valid)], dtype=np.int64
-    )
+    if seen.all():
+        counts = [n for part in (at, within) for n in (np.count_nonzero(changes[:, part]), changes[:, part].size)]
+    else:
+        valid = seen[:, :-1] & seen[:, 1:]
+        changes &= valid
+        counts = [np.count_nonzero(lines[:, part]) for part in (at, within) for lines in (changes, valid)]
+    return np.array(counts, dtype=np.int64)
 
 
 def _rates(counts: NDArray[np.int64]) -> Seams:

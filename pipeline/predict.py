@@ -178,11 +178,12 @@ def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, 
     step = SPECTRA_STEP if labels.size >= SPECTRA_PX else 1
     seen = labels[::step]
     labelled = seen < k
-    flat = seen[labelled].astype(np.intp)
+    chosen = ... if labelled.all() else labelled
+    flat = seen[chosen].astype(np.intp).ravel()
     measured = np.bincount(flat, minlength=k)
-    sums = np.stack([np.bincount(flat, weights=band[::step][labelled], minlength=k) for band in data])
+    sums = np.stack([np.bincount(flat, weights=band[::step][chosen].ravel(), minlength=k) for band in data])
     for rare in np.flatnonzero((measured < counts) & (measured < SPECTRA_LEAST)):
-        y, x = np.nonzero(labels == rare)
+        y, x = np.divmod(np.flatnonzero(labels == rare), labels.shape[1])
         measured[rare], sums[:, rare] = counts[rare], data[:, y, x].sum(axis=1, dtype=np.float64)
     return {
         "pixels": int(counts.sum()), "counts": counts.tolist(), "measured": measured.tolist(), "sums": sums.tolist(),

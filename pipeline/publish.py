@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from pipeline.align import Alignment, Repair
 from pipeline.assemble import straight_labels, sums_of
 from pipeline.blocks import Block, Index
+from pipeline.borders import Border
 from pipeline.catalogue.stage import describe, read_attachment, read_vocabulary, write_slice
 from pipeline.catalogue.store import read_catalogue
-from pipeline.census import take_census
+from pipeline.census import Census, Counting
 from pipeline.cog import verify_cog, write_cog
 from pipeline.engine import Engine, SerialEngine
 from pipeline.errors import RunFailedError
@@ -28,12 +30,13 @@ from pipeline.quicklook import write_quicklook
 from pipeline.record import AlignmentMetrics, Blocks, Cost, Input, Metrics, RunRecord, Stage, make_record
 from pipeline.simulation import SIMULATED, verify_simulated, write_simulated
 from pipeline.stores import NODATA, LabelStore, set_legend
-from pipeline.workspace import read_json, write_json
+from pipeline.workspace import read_json, replace_arrays, write_json
 
 if TYPE_CHECKING:
     from pipeline.run import Run
 
-WHOLE = ("confidence.tif", "labels.tif", "metrics", "quicklook.png")
+FIGURES = "levels, figures and quicklook"
+WHOLE = ("confidence.tif", "labels.tif", FIGURES)
 """What is made of the whole map, the longest work first."""
 
 DOUBTFUL = 0.9
@@ -76,14 +79,27 @@ def make_whole(plan: Plan, name: str) -> None:
         case "simulated.tif":
             write_simulated(plan, outputs / name, tags_of(plan))
             verify_simulated(plan, outputs / name)
-        case "quicklook.png":
-            write_levels(store)  # of which the picture is made
-            ground = assemble_ground(plan)
-            scene = colour_view(plan, ground) if plan.settings.show_pixels else None
-            write_quicklook(store, legend, outputs / name, scene)
-        case "metrics":
-            metrics = measure_map(plan, read_vocabulary(plan), legend, store)
-            write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
+        case _ if name == FIGURES:
+            _look_at_map(plan, legend, store)
+
+
+def _look_at_map(plan: Plan, legend: Legend, store: LabelStore) -> None:
+    """Write the levels of a map, what is counted in it on the way, and the picture that is made of them."""
+    counting = Counting(store, plan.grid)
+    write_levels(store, read=counting.read)
+    census = counting.finish()
+    replace_arrays(plan.folders.borders, {"borders": np.array([astuple(each) for each in census.borders])})
+    metrics = measure_map(plan, read_vocabulary(plan), legend, store, census)
+    write_json(plan.folders.metrics, metrics.model_dump(mode="json"))
+    ground = assemble_ground(plan)
+    scene = colour_view(plan, ground) if plan.settings.show_pixels else None
+    write_quicklook(store, legend, plan.folders.outputs / "quicklook.png", scene)
+
+
+def read_borders(plan: Plan) -> tuple[Border, ...]:
+    """Return what was counted at the borders between blocks."""
+    with np.load(plan.folders.borders, allow_pickle=False) as arrays:
+        return tuple(Border(*each) for each in arrays["borders"].tolist())
 
 
 def tags_of(plan: Plan) -> dict[str, str]:
@@ -127,9 +143,8 @@ def _global_ids(plan: Plan, count: int, alignment: Alignment | None, block: Bloc
     return ids
 
 
-def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore) -> Metrics:
-    """Compute the figures of the record from the labels as they were written."""
-    census = take_census(store, plan.grid)
+def measure_map(plan: Plan, alignment: Alignment | None, legend: Legend, store: LabelStore, census: Census) -> Metrics:
+    """Compute the figures of the record from what was counted in the labels as they were written."""
     after = census.seams
     before = None
     found = read_json(plan.folders.alignment)

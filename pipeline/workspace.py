@@ -136,6 +136,11 @@ class Folders:
         return self.root / "run.log"
 
     @property
+    def borders(self) -> Path:
+        """What was counted at each border between blocks."""
+        return self.work / "borders.npz"
+
+    @property
     def metrics(self) -> Path:
         """The figures of the map, once measured."""
         return self.work / "metrics.json"

@@ -12,9 +12,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
 from pipeline.blocks import BlockGrid
+from pipeline.borders import Border
 from pipeline.legend import LegendClass
 from pipeline.record import AlignmentMetrics, Metrics, RunRecord
-from pipeline.report.borders import Border
 from pipeline.report.diagnostics import Node, Training
 from pipeline.settings import Settings
 

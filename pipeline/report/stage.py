@@ -13,7 +13,7 @@ from pipeline.errors import RunFailedError
 from pipeline.ground import kept_ground
 from pipeline.legend import Legend
 from pipeline.plan import Plan
-from pipeline.publish import make_run_record
+from pipeline.publish import make_run_record, read_borders
 from pipeline.report.diagnostics import gather_diagnostics
 from pipeline.report.survey import Imagery, draw
 from pipeline.report.textures import Exemplars, choose_exemplars, write_textures
@@ -36,14 +36,15 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     stretch = Stretch.fit(ground, plan.scene.bands)
     exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model, k=plan.k)
     imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground)
+    borders = read_borders(plan)
     record, title = make_run_record(run, under_way="report"), plan.folders.root.name
     if isinstance(engine, SerialEngine):  # there is nobody else to draw
         picture = _draw(plan, engine, stretch, exemplars)
-        write_report(outputs, record, imagery, title=title, meanwhile=lambda: picture)
+        write_report(outputs, record, imagery, title=title, meanwhile=lambda: picture, borders=borders)
     else:
         with ThreadPoolExecutor(1) as beside:
             drawn = beside.submit(_draw, plan, engine, stretch, exemplars)
-            write_report(outputs, record, imagery, title=title, meanwhile=drawn.result)
+            write_report(outputs, record, imagery, title=title, meanwhile=drawn.result, borders=borders)
     report(3, 3)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid, Window
+from pipeline.borders import Border, measure_borders
 from pipeline.census import measure_areas
 from pipeline.errors import InputError
 from pipeline.ground import read_image
 from pipeline.legend import Legend
 from pipeline.pixels import Pixels, Scene
 from pipeline.record import RunRecord
-from pipeline.report.borders import Border, measure_borders
 from pipeline.report.diagnostics import DIAGNOSTICS, Diagnostics
 from pipeline.report.encode import picture_uri, png_uri
 from pipeline.report.likeness import Features, Likeness, compare, describe_patch
@@ -105,11 +105,17 @@ class Survey:
         return float(np.median(seen)) * CONFIDENCE_STEP / 200 if seen.size else None
 
 
-def survey(directory: Path, record: RunRecord, imagery: Imagery, meanwhile: Meanwhile | None = None) -> Survey:
+def survey(
+    directory: Path,
+    record: RunRecord,
+    imagery: Imagery,
+    meanwhile: Meanwhile | None = None,
+    borders: Sequence[Border] | None = None,
+) -> Survey:
     """Look at the outputs of a run, published or about to be; raises InputError where one is missing.
 
     `meanwhile` is what others make at the same time: it is called last, and returns when the generated textures are
-    there.
+    there. `borders` are those of the blocks, where they have been measured already.
     """
     if missing := [name for name in PARTS if not (directory / name).exists()]:
         raise InputError(f"{directory}: {', '.join(missing)} of this run is missing; run again with --fresh")
@@ -119,7 +125,8 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery, meanwhile: Mean
     view = read_map(directory)
     areas = _known_areas(record, legend) or measure_areas(store)
     image, patches, features = _look(imagery, view, store, legend, diagnostics)
-    borders = tuple(measure_borders(store.read, grid, store.nodata))
+    if borders is None:
+        borders = measure_borders(store.read, grid, store.nodata)
     drawn = None if meanwhile is None else meanwhile()
     if image is None or not imagery.shown:
         drawn = None
@@ -134,7 +141,7 @@ def survey(directory: Path, record: RunRecord, imagery: Imagery, meanwhile: Mean
         view=view,
         image=drawn,
         areas=None if areas is None else {int(class_id): area for class_id, area in areas.items()},
-        borders=borders,
+        borders=tuple(borders),
         patches=patches,
         textures=read_textures(directory, legend),
         alike=tuple(compare(features)),

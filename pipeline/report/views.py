@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rasterio.enums import Resampling
 
 from pipeline.ground import MAX_PX, view_factor
 from pipeline.pixels import Pixels
+from pipeline.scaled import TABLED
 
 CONFIDENCE_STEP = 10
 """Confidence is shown in steps of 5 %: noise finer than that cannot be seen, and would fill the page."""
@@ -78,9 +80,9 @@ class Stretch:
         bands = colour_bands(names)
         if not view.valid.any():
             return cls(bands, (0.0,) * 3, (1.0,) * 3)
-        seen = np.flatnonzero(view.valid)
+        seen = np.arange(view.valid.size) if view.valid.all() else np.flatnonzero(view.valid)
         seen = seen[:: -(-len(seen) // STRETCH_PX)]
-        values = view.data[list(bands)].reshape(len(bands), -1)[:, seen].astype(np.float64)
+        values = np.stack([view.data[band].reshape(-1)[seen] for band in bands]).astype(np.float64)
         limits = np.percentile(values, STRETCH_PERCENT, axis=1)
         low, high = limits[0], np.maximum(limits[1], limits[0] + 1e-6)
         return cls(bands, tuple(low.tolist()), tuple(high.tolist()))
@@ -88,10 +90,25 @@ class Stretch:
     def apply(self, data: NDArray[Any]) -> NDArray[np.uint8]:
         """Return ``(y, x, 3)`` uint8 of pixels ``(band, y, x)`` in the units of the source."""
         shown = np.empty((*data.shape[1:], 3), np.uint8)
-        for place, (band, low, high) in enumerate(zip(self.bands, self.low, self.high, strict=True)):
-            scaled = (data[band].astype(np.float32) - np.float32(low)) / np.float32(high - low)
-            shown[..., place] = np.rint(np.clip(scaled, 0, 1, out=scaled) * 255)
+        for place, band in enumerate(self.bands):
+            if data.dtype in TABLED:
+                shown[..., place] = np.take(_table(self, data.dtype)[place], data[band])
+            else:
+                shown[..., place] = self._shade(place, data[band])
         return shown
+
+    def _shade(self, place: int, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return how bright values of a band are in red, green or blue, which are the places 0 to 2: 0..255, whole."""
+        low, high = np.float32(self.low[place]), np.float32(self.high[place] - self.low[place])
+        scaled: NDArray[np.float32] = (values.astype(np.float32) - low) / high
+        return np.rint(np.clip(scaled, 0, 1, out=scaled) * 255)
+
+
+@lru_cache(maxsize=4)
+def _table(stretch: Stretch, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
+    """Return what each value of an unsigned type becomes in red, green and blue, ``(3, value)``."""
+    values = np.arange(np.iinfo(dtype).max + 1)
+    return np.stack([stretch._shade(place, values) for place in range(3)]).astype(np.uint8)
 
 
 def colour_bands(names: tuple[str, ...]) -> tuple[int, int, int]:
@@ -119,5 +136,7 @@ def fade(shown: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]
 
 def picture(view: Pixels, stretch: Stretch) -> NDArray[np.uint8]:
     """Return ``(y, x, 4)`` uint8, transparent where not valid."""
-    alpha = np.where(view.valid, 255, 0).astype(np.uint8)
-    return np.dstack([np.where(view.valid[..., None], stretch.apply(view.data), 0).astype(np.uint8), alpha])
+    shown = np.empty((*view.shape, 4), np.uint8)
+    shown[..., :3], shown[..., 3] = stretch.apply(view.data), 255
+    shown[~view.valid] = 0
+    return shown

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import rasterio
 
+from pipeline.borders import Border
 from pipeline.checksums import checksums, note_edit
 from pipeline.errors import InputError
 from pipeline.imagery import reopen_scene
@@ -32,7 +34,13 @@ PIXELS = '<script type="text/plain" id="image">'
 
 
 def write_report(
-    directory: Path, record: RunRecord, imagery: Imagery, *, title: str, meanwhile: Meanwhile | None = None
+    directory: Path,
+    record: RunRecord,
+    imagery: Imagery,
+    *,
+    title: str,
+    meanwhile: Meanwhile | None = None,
+    borders: Sequence[Border] | None = None,
 ) -> Path:
     """Write ``report.html`` beside the outputs of a run; it is there whole or not at all.
 
@@ -46,11 +54,11 @@ def write_report(
         The scene, for real patches and as the ground of the map.
     title
         Heading of the page; any text.
-    meanwhile
-        What others make at the same time, as `survey` takes it.
+    meanwhile, borders
+        What others make at the same time, and what has been measured already, as `survey` takes them.
     """
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):  # else GDAL keeps what it read, up to a share of the machine's memory
-        found = survey(directory, record, imagery, meanwhile)
+        found = survey(directory, record, imagery, meanwhile, borders)
     page = render(compile_contents(found, record, title), MapData.make(found), key=record.key or "")
     path = directory / REPORT
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

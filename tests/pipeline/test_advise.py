@@ -42,6 +42,24 @@ def test_the_score_is_the_mutual_information_of_pixels_some_way_off() -> None:
     assert score_of(renamed, 65535) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])  # two of up to 15 fit a byte
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_the_score_does_not_hang_on_how_many_classes_there_are(classes: int, step: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = np.kron(rng.integers(0, classes, (9, 8)), np.ones((24, 20), int)).astype(np.uint8)
+    labels[0, :classes], labels[10:30, 40:60] = np.arange(classes), 255
+    one, other = [], []
+    for px in DISTANCES_PX:
+        rows = labels[::step]
+        for a, b in ((labels[:-px:step], labels[px::step]), (rows[:, :-px], rows[:, px:])):
+            held = (a != 255) & (b != 255)
+            one += [a[held], b[held]]
+            other += [b[held], a[held]]
+    pairs = Pairs(nodata=255)
+    pairs.add(labels, step)
+    assert pairs.score() == pytest.approx(mutual_info_score(np.concatenate(one), np.concatenate(other)))
+
+
 def test_regions_tell_and_noise_does_not() -> None:
     rng = np.random.default_rng(1)
     halves = np.repeat(np.array([[0, 1]], np.uint8), 128, 1).repeat(256, 0)

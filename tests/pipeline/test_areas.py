@@ -85,6 +85,16 @@ def test_pixels_count_by_the_area_of_their_own_cell(classes: int) -> None:
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("classes", [3, 2 * FEW])
+def test_values_count_wherever_they_are_first_seen(classes: int) -> None:
+    values = np.random.default_rng(0).integers(0, classes, (400, 90)).astype(np.uint8)
+    values[399, 80], values[70, 3], values[200:210] = 200, 254, 255
+    found = class_areas(lambda window: values[window.slices], values.shape, quad_transform(1308, 917), CRS(3857))
+    pixel = pixel_areas(quad_transform(1308, 917), CRS(3857), Window(0, 0, 400, 90)).mean()
+    expected = {value: count * pixel for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
+    assert found == pytest.approx({int(value): area for value, area in expected.items()}, rel=1e-3)
+
+
 def test_wide_labels_have_the_areas_of_narrow_ones() -> None:
     narrow = np.random.default_rng(0).choice(np.array([0, 3, 255], np.uint8), (150, 90))
     wide = np.array([0, *[7] * 2, 40_000, *[7] * 251, 65535], np.uint16)[narrow]

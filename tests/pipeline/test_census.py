@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid, Window
-from pipeline.census import measure_areas, take_census
+from pipeline.borders import measure_borders
+from pipeline.census import Counting, measure_areas, take_census
 from pipeline.coherence import map_score
+from pipeline.levels import write_levels
 from pipeline.metrics import seams
 from pipeline.stores import LabelStore, create_labels
 
@@ -47,6 +50,8 @@ def test_a_census_is_what_each_figure_is_by_itself(
     assert found.seams == seams(store.read, grid)
     assert found.areas_m2 == measure_areas(store)
     assert found.score == map_score(store.read, shape, nodata=255)
+    assert found.borders == tuple(measure_borders(store.read, grid, 255))
+    assert len(found.borders) == len(list(grid.pairs()))
     assert (found.score or 0) > 0
 
 
@@ -62,3 +67,24 @@ def test_labels_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     take_census(store, BlockGrid(store.shape, 64))
     assert len(seen) == 6
     assert max(window.size for window in seen) <= (REGION_PX + 1) ** 2
+
+
+@pytest.mark.parametrize("work_px", [REGION_PX // 2, 96])  # regions by regions, and pieces that are none
+def test_a_census_is_taken_while_levels_are_written(tmp_path: Path, work_px: int) -> None:
+    shape = (700, 610)
+    store, grid = filled(tmp_path / "labels.zarr", shape, "EPSG:32618", 6), BlockGrid(shape, 96)
+    alone = filled(tmp_path / "alone.zarr", shape, "EPSG:32618", 6)
+    write_levels(alone, work_px=work_px)
+    counting, seen = Counting(store, grid), list[Window]()
+
+    def noted(window: Window) -> Any:
+        seen.append(window)
+        return counting.read(window)
+
+    write_levels(store, work_px=work_px, read=noted)
+    assert sum(window.size for window in seen) == shape[0] * shape[1]
+    for level, expected in zip(LabelStore.open(store.path).levels(), LabelStore.open(alone.path).levels(), strict=True):
+        np.testing.assert_array_equal(np.asarray(level), np.asarray(expected))
+    found, expected_census = counting.finish(), take_census(alone, grid)
+    assert found.areas_m2 == pytest.approx(expected_census.areas_m2, abs=2e-3)
+    assert replace(found, areas_m2=None) == replace(expected_census, areas_m2=None)

@@ -30,12 +30,12 @@ def _slow_seams(labels, grid):
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10_000), overlap=st.sampled_from([0, 1, 2]))
-def test_seams_are_those_of_a_slow_count(seed, overlap):
+@given(seed=st.integers(0, 10_000), overlap=st.sampled_from([0, 1, 2]), gaps=st.sampled_from([0, 0.2]))
+def test_seams_are_those_of_a_slow_count(seed, overlap, gaps):
     rng = np.random.default_rng(seed)
     shape = tuple(int(v) for v in rng.integers(14, 30, 2))
     labels = rng.integers(0, 3, shape).astype(np.uint8)
-    labels[rng.random(shape) < 0.2] = 255
+    labels[rng.random(shape) < gaps] = 255
     grid = BlockGrid(shape, 8, overlap_px=overlap)
     counts = _slow_seams(labels, grid)
     found = seams(lambda w: labels[w.slices], grid)
