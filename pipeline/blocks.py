@@ -145,6 +145,22 @@ class BlockGrid:
             for ix in range(self.counts[1]):
                 yield self.block((iy, ix))
 
+    def in_turn(self, rows: int) -> Iterator[Block]:
+        """Yield the blocks column by column of so many rows, then of the next rows.
+
+        As many workers that take turns so go along a row each, and find the tiles that neighbours share read already.
+
+        Examples
+        --------
+        >>> [block.index for block in BlockGrid((3, 2), 1).in_turn(2)]
+        [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (2, 1)]
+        """
+        ny, nx = self.counts
+        for first in range(0, ny, rows):
+            for ix in range(nx):
+                for iy in range(first, min(first + rows, ny)):
+                    yield self.block((iy, ix))
+
     def each(self, tell: Tell | None) -> Iterator[Block]:
         """Yield the blocks, and tell after each how many are done."""
         for done, block in enumerate(self, 1):

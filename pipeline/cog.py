@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -215,11 +216,14 @@ def _compare(path: Path, source: Any, store: LabelStore, variable: Variable) -> 
         raise RunFailedError(f"{path}: transform must be {tuple(expected['transform'])}; got {tuple(source.transform)}")
     if (source.crs is None) != (expected["crs"] is None):
         raise RunFailedError(f"{path}: CRS must be {expected['crs']}; got {source.crs}; run again to write it anew")
-    for window in store.strips():
-        wrong = source.read(1, window=raster_window(window)) != _read(store, variable, window)
-        if wrong.any():
-            y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
-            raise RunFailedError(
-                f"{path}: differs from {store.path} at {int(wrong.sum())} pixels of {tuple(window)}, "
-                f"first at y={y}, x={x}; run again to write it anew"
-            )
+    with ThreadPoolExecutor(1) as beside:  # the file is read while the store is
+        for window in store.strips():
+            pixels = beside.submit(source.read, 1, window=raster_window(window))
+            wanted = _read(store, variable, window)
+            wrong = pixels.result() != wanted
+            if wrong.any():
+                y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
+                raise RunFailedError(
+                    f"{path}: differs from {store.path} at {int(wrong.sum())} pixels of {tuple(window)}, "
+                    f"first at y={y}, x={x}; run again to write it anew"
+                )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,13 +35,14 @@ MAX_SIDE_PX = 1 << 24
 MAX_BANDS = 256
 MAX_BLOCK_BYTES = 1 << 29
 MAX_CHECKED_BLOCKS = 20_000
-MAX_OPEN_FILES = 24
-"""Open files per thread; a window of a mosaic rarely touches more."""
+MAX_OPEN_FILES = 48
+"""Files that a process keeps open though nobody reads them; a window of a mosaic rarely touches half as many."""
 _READ_PX = 1 << 22
 """Pixels that are read at a time where a whole file is thinned out, unless a block has more."""
 
 _WARNINGS_LOCK = threading.Lock()
-_LOCAL = threading.local()
+_IDLE: list[tuple[tuple[Any, ...], rasterio.DatasetReader]] = []
+_IDLE_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -230,23 +230,37 @@ def _open(path: Path, **options: Any) -> rasterio.DatasetReader:
         return rasterio.open(path, driver="GTiff", **options)
 
 
-def open_cached(path: Path) -> rasterio.DatasetReader:
-    """Return this thread's open handle of `path`, opened again where the file has changed.
+@contextmanager
+def lent(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """Lend an open handle of `path`, opened again where the file has changed.
 
-    GDAL handles may not be shared between threads; each thread keeps the `MAX_OPEN_FILES` it used last.
+    No two threads may use a GDAL handle at once. Those that nobody uses are kept for any thread, the `MAX_OPEN_FILES`
+    used last, with the tiles that GDAL has decoded: windows beside each other share some.
     """
-    handles: OrderedDict[tuple[Any, ...], rasterio.DatasetReader] | None = getattr(_LOCAL, "handles", None)
-    if handles is None:
-        handles = _LOCAL.handles = OrderedDict()
     key = (os.getpid(), str(path), *files.look_at(path))
-    if key in handles:
-        handles.move_to_end(key)
-        return handles[key]
-    check_file(path)
-    handles[key] = _open(path)
-    while len(handles) > MAX_OPEN_FILES:
-        handles.popitem(last=False)[1].close()
-    return handles[key]
+    handle = _take_idle(key)
+    if handle is None:
+        check_file(path)
+        handle = _open(path)
+    try:
+        yield handle
+    except BaseException:
+        handle.close()
+        raise
+    with _IDLE_LOCK:
+        _IDLE.append((key, handle))
+        surplus = _IDLE[:-MAX_OPEN_FILES]
+        del _IDLE[:-MAX_OPEN_FILES]
+    for _, old in surplus:
+        old.close()
+
+
+def _take_idle(key: tuple[Any, ...]) -> rasterio.DatasetReader | None:
+    with _IDLE_LOCK:
+        for at in range(len(_IDLE) - 1, -1, -1):
+            if _IDLE[at][0] == key:
+                return _IDLE.pop(at)[1]
+    return None
 
 
 def read_bands(path: Path, indexes: tuple[int, ...], window: Window, into: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -262,15 +276,15 @@ def read_bands(path: Path, indexes: tuple[int, ...], window: Window, into: NDArr
     OSError
         If the pixels cannot be read; names the file.
     """
-    with _named_errors(path):
-        data: NDArray[Any] = open_cached(path).read(indexes, window=_to_rasterio(window), out=into)
+    with _named_errors(path), lent(path) as source:
+        data: NDArray[Any] = source.read(indexes, window=_to_rasterio(window), out=into)
         return data
 
 
 def read_mask(path: Path, window: Window) -> NDArray[np.bool_]:
     """Read the file's own validity mask, ``(y, x)`` bool."""
-    with _named_errors(path):
-        mask: NDArray[np.uint8] = open_cached(path).read_masks(1, window=_to_rasterio(window))
+    with _named_errors(path), lent(path) as source:
+        mask: NDArray[np.uint8] = source.read_masks(1, window=_to_rasterio(window))
         return mask > 0
 
 
@@ -290,12 +304,12 @@ def read_decimated_mask(path: Path, step: int) -> NDArray[np.bool_]:
 @contextmanager
 def _coarsest(path: Path, step: int) -> Iterator[tuple[rasterio.DatasetReader, tuple[int, int]]]:
     """Give the coarsest overview of a file that has a pixel for each `step`, and the shape of what is wanted."""
-    source = open_cached(path)
-    shape = -(-source.height // step), -(-source.width // step)
-    levels = [level for level, factor in enumerate(source.overviews(1)) if factor <= step]
-    if not levels:
-        yield source, shape
-        return
+    with lent(path) as source:
+        shape = -(-source.height // step), -(-source.width // step)
+        levels = [level for level, factor in enumerate(source.overviews(1)) if factor <= step]
+        if not levels:
+            yield source, shape
+            return
     with _open(path, overview_level=levels[-1]) as overview:
         yield overview, shape
 

@@ -17,6 +17,8 @@ from pipeline.legend import Legend
 from pipeline.stores import Labels, LabelStore
 
 _TILE_PX = 2048
+ZLEVEL = 3
+"""Twice as fast as by default, for 3 % more bytes."""
 
 
 def decimate_mode(labels: Labels, factor: int, nodata: int) -> Labels:
@@ -113,6 +115,14 @@ def _write_png(picture: NDArray[np.uint8], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         partial = Path(folder) / "partial.png"
-        with rasterio.open(partial, "w", driver="PNG", height=height, width=width, count=bands, dtype="uint8") as out:
+        options = {
+            "driver": "PNG",
+            "height": height,
+            "width": width,
+            "count": bands,
+            "dtype": "uint8",
+            "ZLEVEL": ZLEVEL,
+        }
+        with rasterio.open(partial, "w", **options) as out:
             out.write(np.moveaxis(picture, -1, 0))
         os.replace(partial, path)

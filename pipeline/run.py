@@ -356,8 +356,9 @@ def _predict(run: Run, engine: Engine, report: Report) -> None:
         _make_label_store(run)
     else:
         _make_raw_store(plan)
+    workers = engine.workers if run.capacity is None else run.capacity.workers
     books.reused = _each(
-        run, engine, partial(predict_block, plan), plan.grid, len(plan.grid), report,
+        run, engine, partial(predict_block, plan), plan.grid.in_turn(workers), len(plan.grid), report,
         is_done=partial(is_predicted, plan), enter=books.enter, stage_of=lambda _: "predict",
     )  # fmt: skip
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-WEBP = {"QUALITY": 82, "METHOD": 1}
-"""Twice as fast as by the default method, for 4 % more bytes."""
+WEBP = {"QUALITY": 82, "METHOD": 0}
+"""More than twice as fast as by the default method, for 4 % more bytes."""
 ZLIB_LEVEL = 4
 """Three times as fast as by default, for 4 % more bytes."""
 
@@ -22,6 +22,8 @@ def encode_picture(picture: NDArray[np.uint8], kind: Literal["WEBP", "PNG"] = "W
     """Encode ``(y, x, 3)`` or, with alpha, ``(y, x, 4)`` uint8; PNG is exact."""
     if picture.ndim != 3 or picture.shape[2] not in {3, 4} or picture.dtype != np.uint8:
         raise ValueError(f"`picture` must be (y, x, 3 or 4) uint8; got {picture.shape} {picture.dtype}")
+    if kind == "WEBP" and (picture[..., 3:] == 255).all():
+        picture = picture[..., :3]  # what is nowhere clear needs no alpha
     height, width, count = picture.shape
     options: dict[str, Any] = WEBP if kind == "WEBP" else {}
     with warnings.catch_warnings(), MemoryFile() as memory:

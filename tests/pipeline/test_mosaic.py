@@ -265,8 +265,9 @@ def test_windows_outside_the_scene_are_refused(tmp_path):
         scene.overview(0)
 
 
-def test_threads_have_handles_of_their_own_and_few(tmp_path, monkeypatch):
+def test_threads_share_no_handle_at_a_time_and_few_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(geotiff, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(geotiff, "_IDLE", [])
     for n in range(5):
         write_raster(tmp_path / f"{n}.tif", CODE[:, :, n * 16 : n * 16 + 16], affine=shift(GRID, 0, n * 16))
     scene = open_scene(tmp_path, bands="rgb")
@@ -278,8 +279,42 @@ def test_threads_have_handles_of_their_own_and_few(tmp_path, monkeypatch):
         thread.join()
     assert len(results) == 4
     assert all(np.array_equal(result, CODE) for result in results)
-    whole(scene)
-    assert len(geotiff._LOCAL.handles) == 2
+    assert len(geotiff._IDLE) == 2
+    assert not any(handle.closed for _, handle in geotiff._IDLE)
+    path, again = tmp_path / "0.tif", shift(GRID, 0, 0)
+    with geotiff.lent(path) as one, geotiff.lent(path) as other:
+        assert one is not other
+    with geotiff.lent(path) as later:
+        assert later in (one, other)
+    write_raster(path, CODE[:, :, :16] + 1, affine=again)
+    with geotiff.lent(path) as changed:
+        assert changed not in (one, other)
+        assert np.array_equal(changed.read(), CODE[:, :, :16] + 1)
+
+
+def test_a_handle_that_fails_is_lent_to_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(geotiff, "_IDLE", [])
+    path = write_raster(tmp_path / "a.tif", CODE)
+    with pytest.raises(RuntimeError, match="broken"), geotiff.lent(path) as source:
+        raise RuntimeError("broken")
+    assert source.closed
+    assert geotiff._IDLE == []
+    with geotiff.lent(path) as source:
+        assert np.array_equal(source.read(), CODE)
+
+
+def test_a_tile_that_two_windows_share_is_decoded_once(tmp_path, monkeypatch):
+    # What has been decoded is held by the handle: the second thread must get the one that the first has used.
+    monkeypatch.setattr(geotiff, "_IDLE", [])
+    opened = []
+    monkeypatch.setattr(geotiff, "_open", lambda path, _open=geotiff._open: opened.append(path) or _open(path))
+    scene = open_scene(write_raster(tmp_path / "a.tif", CODE), bands="rgb")
+    opened.clear()
+    for window in (Window(0, 0, 30, 40), Window(20, 30, 60, 80)):
+        thread = threading.Thread(target=scene.read, args=(window,))
+        thread.start()
+        thread.join()
+    assert len(opened) == 1
 
 
 def test_only_files_that_meet_a_window_are_opened(tmp_path):
