@@ -5,13 +5,16 @@ While a run is under way it is made of what the blocks have read anyway; afterwa
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blocks import Block
 from pipeline.pixels import Pixels, Scene, sample_positions
 from pipeline.plan import OVERVIEW_PX, Plan
-from pipeline.workspace import replace_arrays
+from pipeline.workspace import whole
 
 MAX_PX = 2560
 """Longest side of a view. Halving the scene until it fits leaves 1281 to 2560 pixels of a large one."""
@@ -43,7 +46,20 @@ def keep_view(plan: Plan, block: Block, pixels: Pixels) -> None:
     columns = columns[(columns >= core.x0) & (columns < core.x1)] - block.read.x0
     at = _evenly(rows), _evenly(columns)
     data, valid = pixels.data[:, at[0]][:, :, at[1]], pixels.valid[at[0]][:, at[1]]
-    replace_arrays(plan.folders.view(block.name), {"data": data, "valid": valid})
+    path = plan.folders.view(block.name)
+    path.parent.mkdir(exist_ok=True)
+    _keep(path, np.concatenate([data, valid[None].astype(data.dtype)]))
+
+
+def _keep(path: Path, layers: NDArray[Any]) -> None:
+    """Write bands with their validity as the last, ``(band + 1, y, x)``."""
+    with whole(path) as partial, partial.open("wb") as file:
+        np.save(file, layers, allow_pickle=False)
+
+
+def _kept(path: Path) -> NDArray[Any]:
+    """Return what `_keep` wrote, read where it is looked at."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _evenly(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
@@ -56,17 +72,15 @@ def _evenly(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 def assemble_ground(plan: Plan) -> Pixels:
     """Put the scene at a size for looking together from what its blocks kept, and keep that; the rest is invalid."""
     rows, columns = _places(plan)
-    ground = Pixels.empty(len(plan.scene.bands), (len(rows), len(columns)), plan.scene.dtype)
+    layers = np.zeros((len(plan.scene.bands) + 1, len(rows), len(columns)), plan.scene.dtype)
     for block in plan.grid:
         path = plan.folders.view(block.name)
         if path.exists():
             y, x = np.searchsorted(rows, block.core.y0), np.searchsorted(columns, block.core.x0)
-            with np.load(path, allow_pickle=False) as arrays:
-                height, width = arrays["valid"].shape
-                ground.data[:, y : y + height, x : x + width] = arrays["data"]
-                ground.valid[y : y + height, x : x + width] = arrays["valid"]
-    replace_arrays(plan.folders.ground, {"data": ground.data, "valid": ground.valid})
-    return ground
+            view = _kept(path)
+            layers[:, y : y + view.shape[1], x : x + view.shape[2]] = view
+    _keep(plan.folders.ground, layers)
+    return Pixels(layers[:-1], layers[-1] != 0)
 
 
 def _places(plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -78,8 +92,8 @@ def _places(plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def kept_ground(plan: Plan) -> Pixels:
     """Return what `assemble_ground` kept."""
-    with np.load(plan.folders.ground, allow_pickle=False) as arrays:
-        return Pixels(arrays["data"], arrays["valid"])
+    layers = _kept(plan.folders.ground)
+    return Pixels(layers[:-1], layers[-1] != 0)
 
 
 def colour_view(plan: Plan, ground: Pixels) -> NDArray[np.uint8] | None:

@@ -148,7 +148,7 @@ class Folders:
     @property
     def ground(self) -> Path:
         """The scene at a size for looking."""
-        return self.work / "ground.npz"
+        return self.work / "ground.npy"
 
     @property
     def drawn(self) -> Path:
@@ -157,7 +157,7 @@ class Folders:
 
     def view(self, name: str) -> Path:
         """File of what a block shows of the scene in such a view."""
-        return self.work / "views" / f"{name}.npz"
+        return self.work / "views" / f"{name}.npy"
 
     @property
     def spool(self) -> Path:
