@@ -182,7 +182,14 @@ def begin_core(plan: Plan, task: Task) -> None:
     plan.folders.mark(BEGUN, task.name, {})
 
 
-def write_core(plan: Plan, task: Task, labels: Labels, confidence: NDArray[np.uint8], costs: Costs) -> dict[str, Any]:
+def write_core(
+    plan: Plan,
+    task: Task,
+    labels: Labels,
+    confidence: NDArray[np.uint8],
+    costs: Costs,
+    counts: NDArray[np.int64] | None = None,
+) -> dict[str, Any]:
     """Write a core into the map, and mark it done; returns its record.
 
     Parameters
@@ -191,9 +198,11 @@ def write_core(plan: Plan, task: Task, labels: Labels, confidence: NDArray[np.ui
         ``(y, x)`` of the core: ids, which are made as wide as those of the map, and 0..200; nodata where no class is.
     costs
         Of the block so far.
+    counts
+        Pixels of each class, where they have been counted already.
     """
     with costs.computing("cut"):
-        counts = count_classes(labels)
+        counts = count_classes(labels) if counts is None else counts
         labels = widened(labels, plan.settings.label_dtype)
     with costs.moving("write"):
         LabelStore.open(plan.folders.labels, mode="r+").write(task.block.core, labels, confidence)
