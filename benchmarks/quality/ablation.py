@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.quality.generated import assign_by
 from benchmarks.quality.real import CLASSES as REAL
 from benchmarks.quality.real import load_scene
 from benchmarks.quality.scenes import RECIPES, Scene, make_scene
@@ -71,10 +72,8 @@ def by_final_textures(
     classes = np.concatenate(
         [pick(laid, cells.stride)[mask] for laid, mask in zip(found.maps, cells.masks, strict=True)]
     )
-    told = fit_moments(explanation._generated(bank_, cells, found.maps, rotation, config, seed).seen, classes, config.k)
-    trend = assignment.fit_trend(cells, classes, config.k)
-    pixels = assignment.take_off(bank_.cells(1), trend)
-    return replace(found, maps=tuple(pixels.maps(assign(pixels, told, config.refining))))
+    seen = explanation._generated(bank_, cells, found.maps, rotation, config, seed).seen
+    return replace(found, maps=tuple(assign_by(seen, classes, cells, bank_, config)))
 
 
 def on_cells(pixels: Cells, moments: Any, sight: Any) -> Ints:

@@ -14,6 +14,9 @@ from benchmarks.quality.scenes import Field
 from ktex_model.model import NO_CLASS
 
 if TYPE_CHECKING:
+    from ktex_model.texture.assignment import Cells
+    from ktex_model.texture.bank import Bank
+    from ktex_model.texture.config import TextureConfig
     from ktex_model.texture.model import TextureModel
 
 SIDE_PX = 5
@@ -97,7 +100,6 @@ def label_by_textures(
     -------
     For each image ``(y, x)`` uint8; 255 where not valid.
     """
-    from ktex_model.texture import assignment
     from ktex_model.texture.bank import fit_bank
     from ktex_model.texture.explanation import describe_simulation
     from ktex_model.texture.features import decompose
@@ -112,10 +114,24 @@ def label_by_textures(
         np.concatenate([pick(each, cells.stride)[mask] for each, mask in zip(parts, cells.masks, strict=True)])
         for parts in (simulated, maps)
     )
-    told = assignment.fit_moments(features, classes, model.k)
-    pixels = assignment.take_off(bank.cells(1), assignment.fit_trend(cells, classes, model.k))
-    found = pixels.maps(assignment.assign(pixels, told, model.config.refining))
+    found = assign_by(features, classes, cells, bank, model.config)
     return tuple(np.where(laid < 0, NO_CLASS, laid).astype(np.uint8) for laid in found)
+
+
+def assign_by(
+    features: NDArray[np.float32], classes: NDArray[np.int64], cells: Cells, bank: Bank, config: TextureConfig
+) -> list[NDArray[np.int64]]:
+    """Assign every pixel of a bank by the moments of `features` ``(n, feature)`` of the classes ``(n,)`` of its cells.
+
+    Returns
+    -------
+    For each window ``(y, x)``; -1 where not valid.
+    """
+    from ktex_model.texture import assignment
+
+    told = assignment.fit_moments(features, classes, config.k)
+    pixels = assignment.take_off(bank.cells(1), assignment.fit_trend(cells, classes, config.k))
+    return pixels.maps(assignment.assign(pixels, told, config.refining))
 
 
 def respond(image: Field) -> Field:

@@ -183,7 +183,7 @@ def test_methods_of_an_earlier_run_join_the_tables(tmp_path, capsys):
         main([*options[:3], "--size-px", "96", "--methods", "k-means texture", "--beside", str(first)])
 
 
-def test_the_agreement_of_generators_is_taken_from_the_history():
+def test_the_agreement_of_generators_is_of_the_valid_pixels():
     labels, explained = np.array([[0, 0, 1, 255]], np.uint8), np.array([[0, 1, 1, 255]], np.uint8)
     assert generator_agreement(Outcome((labels,), 1.0, explained=(explained,))) == pytest.approx(2 / 3)
     assert generator_agreement(Outcome((labels,), 1.0)) is None
