@@ -261,7 +261,7 @@ def test_each_part_left_out_gives_another_assignment_and_is_back_afterwards():
     assert ablation.score_variant(scene, "whole", 0) == whole
 
 
-def test_pixels_are_assigned_by_what_generated_textures_look_like_whatever_the_labels_say_of_a_few():
+def test_pixels_are_assigned_by_what_generated_textures_look_like_whatever_the_labels_say_of_a_few(monkeypatch):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96]
     truth = (x + 6 * np.sin(y / 12) > 48).astype(np.uint8)
@@ -277,3 +277,10 @@ def test_pixels_are_assigned_by_what_generated_textures_look_like_whatever_the_l
     assert (found[~valid] == 255).all()
     assert (found == truth)[valid].mean() > 0.95
     assert (found == truth)[40:52, 10:22].mean() > 0.9
+    # Where the simulated image shows the other texture, so does the map: no pixel of the scene speaks for its class.
+    simulate = type(model).simulate
+    monkeypatch.setattr(
+        type(model), "simulate", lambda self, laid, *rest: simulate(self, np.where(laid < 2, 1 - laid, laid), *rest)
+    )
+    (swapped,) = label_by_textures(model, [image], [valid], [said])
+    assert (swapped == 1 - truth)[valid].mean() > 0.95
