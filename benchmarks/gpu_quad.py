@@ -70,10 +70,9 @@ def measure(image: NDArray[np.float32], config: TextureConfig, quick: bool) -> d
     """Train on the quad and label it; returns all figures."""
     import keras
 
-    from ktex_model.texture.network import has_gpu
-    from ktex_model.texture.prediction import GPU_TILE_PX, LARGE_TILE_PX, compile_tile, tile_side
+    from ktex_model.texture.prediction import compile_tile, get_limit
+    from ktex_model.texture.tiles import tile_side
 
-    gpu = has_gpu()
     valid = np.ones(image.shape[:2], bool)
     begun = time.perf_counter()
     trained = ktex_model.train([Sample(image, valid)], config)
@@ -85,7 +84,7 @@ def measure(image: NDArray[np.float32], config: TextureConfig, quick: bool) -> d
     trained.model.predict(image, valid)
     prediction = time.perf_counter() - begun
     rates = measure_rates(*((1024, 1 << 22) if quick else (8192, 1 << 28)), clock=time.perf_counter)
-    side = tile_side(len(valid), GPU_TILE_PX if gpu else LARGE_TILE_PX)
+    side = tile_side([len(valid)], get_limit(config.architecture).side, config.context_px)
     work = count_work(compile_tile(config.architecture, (side, side)).network)
     tiles = (-(-len(valid) // side)) ** 2
     return {
@@ -113,7 +112,7 @@ def peak_device_bytes() -> int | None:
     """Return the most memory that was in use on the first GPU; None where there is none."""
     import keras
 
-    from ktex_model.texture.network import has_gpu
+    from ktex_model.device import has_gpu
 
     if not has_gpu():
         return None

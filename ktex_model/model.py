@@ -19,6 +19,10 @@ Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps expected, loss) now and then during training."""
 
 
+Windows = tuple[Sequence[int], Sequence[int]]
+"""The windows that a run labels, which form a grid: heights of its rows, widths of its columns."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """A piece of a scene to learn from.
@@ -92,12 +96,14 @@ class Model(Protocol):
         image: NDArray[np.float32],
         valid: NDArray[np.bool_],
         inner: tuple[slice, slice] | None = None,
+        windows: Windows | None = None,
     ) -> Prediction:
         """Label the window `inner` of an image ``(y, x, band)``; all of it where `inner` is None.
 
-        Work is cut into tiles of one fixed shape that start at the corner of `inner`, so that nothing is compiled
-        twice and that equal surroundings give equal labels, to the bit. Beyond the image, and where it is not
-        valid, the network sees the fill value of its training.
+        Work is cut into tiles of one shape that start at the corner of `inner`: the one that serves all `windows` of
+        a run best, so that nothing is compiled twice, or `inner` alone where none are named. Equal surroundings give
+        equal labels, to the bit, whatever the tiles. Beyond the image, and where it is not valid, the network sees the
+        fill value of its training.
         """
 
     def textures(self, shape: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:

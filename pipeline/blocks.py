@@ -137,6 +137,19 @@ class BlockGrid:
         height, width = (min(core + 2 * self.overlap_px, size) for core, size in zip(cores, self.shape, strict=True))
         return height, width
 
+    @property
+    def windows(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Heights of the wide windows in each row of blocks, and widths of those in each column.
+
+        Examples
+        --------
+        >>> BlockGrid((2100, 1500), 1024).windows
+        ((1024, 1076), (1024, 476))
+        """
+        rows, columns = ([(i, 0) for i in range(self.counts[0])], [(0, i) for i in range(self.counts[1])])
+        heights = tuple(self.block(index).wide.shape[0] for index in rows)
+        return heights, tuple(self.block(index).wide.shape[1] for index in columns)
+
     def __len__(self) -> int:
         return self.counts[0] * self.counts[1]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import NO_CLASS
+from ktex_model.model import NO_CLASS, Prediction
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
 from pipeline.assemble import REPAIR, Task, begin_core, is_assembled, read_labels, task_of, write_core
@@ -22,7 +22,6 @@ from pipeline.blocks import Block, Index, Window
 from pipeline.catalogue.sites import see_sites, sites_of_block
 from pipeline.costs import Costs
 from pipeline.describe import describe_classes, windows_per_side
-from pipeline.gpu import predict_in_memory
 from pipeline.ground import keep_view
 from pipeline.metrics import count_classes
 from pipeline.models import load_model
@@ -31,6 +30,9 @@ from pipeline.scene import Pixels
 from pipeline.stores import RawStore
 from pipeline.train import is_trained, peak_rss_bytes, train_block
 from pipeline.workspace import replace_arrays
+
+if TYPE_CHECKING:
+    from pipeline.scaled import ScaledImage
 
 STAGE = "predict"
 SPECTRA_PX, SPECTRA_STEP, SPECTRA_LEAST = 1 << 20, 16, 1000
@@ -115,9 +117,8 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
     if found is None:
         raise RuntimeError(f"block {block.name} must be trained before it is labelled")
     image = plan.scaled(pixels)
-    wide = block.wide_in_read.slices
     with costs.computing("predict"):
-        prediction = predict_in_memory(load_model(*found), image, pixels.valid, wide)
+        prediction = label_window(plan, block, found, image, pixels.valid)
         counts = count_classes(prediction.labels) if block.core == block.wide else None
     if plan.labels_at_once:
         write_core(plan, core_task(plan, block), prediction.labels, prediction.margin, costs, counts)
@@ -126,6 +127,18 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
             RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     keep_view(plan, block, pixels)
     return leave_description(plan, block, pixels, prediction.labels, plan.folders.work, plan.k, costs, counts)
+
+
+def label_window(
+    plan: Plan, block: Block, model: tuple[Path, str], image: ScaledImage, valid: NDArray[np.bool_]
+) -> Prediction:
+    """Label the wide window of a block, from its read window; all blocks of a plan share one shape of tile.
+
+    `model` is the directory and digest of the one that labels.
+    """
+    # Models look at windows of an image, and ask no more of it than one that is scaled on the way can give.
+    seen = cast("NDArray[np.float32]", image)
+    return load_model(*model).predict(seen, valid, block.wide_in_read.slices, plan.grid.windows)
 
 
 def leave_description(

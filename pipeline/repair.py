@@ -23,10 +23,8 @@ from pipeline.align.values import Ids
 from pipeline.assemble import REPAIR, read_labels
 from pipeline.blocks import Block, Index
 from pipeline.costs import Costs
-from pipeline.gpu import predict_in_memory
-from pipeline.models import load_model
 from pipeline.plan import Plan
-from pipeline.predict import leave_description, model_of
+from pipeline.predict import label_window, leave_description, model_of
 from pipeline.workspace import replace_arrays
 
 MIN_TOLD_PX = 120
@@ -146,9 +144,7 @@ def repair_block(plan: Plan, task: RepairTask) -> dict[str, Any]:
         for donor in donors:
             if donor not in opinions and (model := model_of(plan, plan.grid.block(donor).name)) is not None:
                 with costs.computing("predict"):
-                    opinions[donor] = predict_in_memory(
-                        load_model(*model), image, pixels.valid, block.wide_in_read.slices
-                    )
+                    opinions[donor] = label_window(plan, block, model, image, pixels.valid)
         parts = {i: _second(task.lookup[i], opinions[i].labels, mixed.classes[1]) for i in donors if i in opinions}
         repair = choose_donor(mixed, labels, parts, witnesses)
         if repair.donor is not None and is_better(repair) and k < NO_CLASS:

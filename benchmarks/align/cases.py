@@ -27,9 +27,8 @@ from pipeline.assemble import read_labels
 from pipeline.blocks import BlockGrid, Index
 from pipeline.demo import make_demo
 from pipeline.imagery import open_source
-from pipeline.models import load_model
 from pipeline.plan import Plan, make_plan
-from pipeline.predict import is_predicted, model_of, train_and_predict
+from pipeline.predict import is_predicted, label_window, model_of, train_and_predict
 from pipeline.scene import Source
 from pipeline.stores import RawStore
 from pipeline.train import is_trained, train_global
@@ -155,7 +154,7 @@ def _label_all(plan: Plan) -> Labels:
     for block in plan.grid:
         pixels = plan.read(block.read)
         if pixels.valid.any():
-            found = load_model(*model).predict(plan.scaled(pixels), pixels.valid, block.wide_in_read.slices)
+            found = label_window(plan, block, model, plan.scaled(pixels), pixels.valid)
             labels[block.core.slices] = found.labels[block.core_in_wide.slices]
     return labels
 

@@ -100,7 +100,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[Patch]]] = {
     "no waves among the features": ({}, [(bank, "describe", colours_alone)]),
     "start from colours alone": ({}, [(starts, "propose", only(starts.COLOURS))]),
     "start from textures alone": ({}, [(starts, "propose", only(starts.TEXTURES))]),
-    "no preference for colours": ({}, [(starts, "PREFERENCE", 1.0)]),
+    "no preference for colours": ({}, [(starts, "jackknife_error", lambda _: 0.0)]),
     "no trend": ({}, [(assignment, "fit_trend", without_trend), (explanation, "fit_trend", without_trend)]),
     "no exchange": ({}, [(training, "exchange_classes", without_exchange)]),
     "no rounds at half the stride": ({"refine_rounds": 0}, []),

@@ -61,13 +61,14 @@ def run(scene_path: Path, model_path: Path, scratch: Path, block_px: int) -> dic
         attrs = store_attributes(title="alone", sources=[], k=found.k, settings_digest="", created=datetime.now(UTC))
         create_labels(Path(folder) / "labels.zarr", scene.geobox, attrs=attrs)
         store = LabelStore.open(Path(folder) / "labels.zarr", "r+")
-        compile_for(model, block_px)  # before the clock
-        for block in BlockGrid((height, width), block_px):
+        grid = BlockGrid((height, width), block_px)
+        compile_for(model, grid.windows)  # before the clock
+        for block in grid:
             with _counted(spent, "read"):
                 pixels = scene.read(block.core)
             with _counted(spent, "model"):
                 image: Any = ScaledImage(pixels.data, found.scaling)
-                labelled = model.predict(image, pixels.valid)
+                labelled = model.predict(image, pixels.valid, None, grid.windows)
             with _counted(spent, "write"):
                 store.write(block.core, labelled.labels, labelled.margin)
         with _counted(spent, "write"):

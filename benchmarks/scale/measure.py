@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ktex_model.model import Windows
 
 BANDS = "R=3,G=2,B=1,N=4"
 
@@ -38,21 +41,22 @@ def confine(cores: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
-def compile_for(model: Any, side_px: int) -> None:
-    """Have a model compile what it labels blocks of that side with, on one tile of them."""
+def compile_for(model: Any, windows: Windows) -> None:
+    """Have a model compile the tile that all windows of a grid share, by labelling one pixel of the first."""
     import numpy as np
 
-    valid = np.zeros((side_px, side_px), bool)
+    shape = windows[0][0], windows[1][0]
+    valid = np.zeros(shape, bool)
     valid[0, 0] = True
-    model.predict(np.full((side_px, side_px, model.bands), 0.5, np.float32), valid)
+    model.predict(np.full((*shape, model.bands), 0.5, np.float32), valid, None, windows)
 
 
-def warm_up(model: tuple[Path, str], block_px: int, _: int) -> tuple[int, int]:
+def warm_up(model: tuple[Path, str], windows: Windows, _: int) -> tuple[int, int]:
     """Load the model in a worker and label one tile of a block; returns process id and memory."""
     from pipeline.models import load_model
     from pipeline.train import peak_rss_bytes
 
-    compile_for(load_model(*model), block_px)
+    compile_for(load_model(*model), windows)
     time.sleep(0.5)  # so that no worker takes the turn of another
     return os.getpid(), peak_rss_bytes()
 
@@ -86,9 +90,8 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
         with open_engine(run.plan.settings, run.log, run.capacity) as opened:
             given = run.plan.given
             assert given is not None
-            warm = list(
-                opened.map(partial(warm_up, (given.directory, given.digest), block_px), range(2 * opened.workers))
-            )
+            warming = partial(warm_up, (given.directory, given.digest), run.plan.grid.windows)
+            warm = list(opened.map(warming, range(2 * opened.workers)))
             assert all(outcome.error is None for outcome in warm), warm
             start, cpu, all_cpu = time.perf_counter(), time.process_time(), family_cpu_s()
             written_s, stages_cpu = 0.0, {}

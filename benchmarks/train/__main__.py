@@ -95,11 +95,12 @@ def time_paper(sample: Sample, k: int) -> dict[str, float]:
 
 def time_prediction(model: Any, sample: Sample, repeats: int = 25) -> dict[str, Any]:
     """Time prediction of the scene with its model, beside what the machine could do at best in the same run."""
-    from ktex_model.texture.prediction import compile_tile, tile_side
+    from ktex_model.texture.prediction import compile_tile, get_limit
+    from ktex_model.texture.tiles import tile_side
 
     image, valid = sample.image, sample.valid
     rates, cpu = measure_beside(lambda: model.predict(image, valid), 1024, 1 << 24, repeats=repeats)
-    side = tile_side(len(valid))
+    side = tile_side([len(valid)], get_limit(model.config.architecture).side, model.context_px)
     tiles = (-(-len(valid) // side)) ** 2
     work = count_work(compile_tile(model.config.architecture, (side, side)).network)
     return {

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction
+from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction, Windows
 from ktex_model.noise import noise_window
 from ktex_model.paper.config import PaperConfig
 from ktex_model.paper.networks import (
@@ -103,8 +103,11 @@ class PaperModel:
         image: NDArray[np.float32],
         valid: NDArray[np.bool_],
         inner: tuple[slice, slice] | None = None,
+        windows: Windows | None = None,
     ) -> Prediction:
         """Label the window `inner` of an image ``(y, x, band)``; see `ktex_model.model.Model`.
+
+        Its tiles have one shape, whatever the windows.
 
         Raises
         ------

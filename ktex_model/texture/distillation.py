@@ -8,16 +8,23 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ktex_model.device import has_gpu, host_memory
 from ktex_model.model import Sample
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.features import Rotation
 from ktex_model.texture.filters import Floats
-from ktex_model.texture.network import Architecture, Fitted, build, draw_weights, fold, has_gpu, inputs_of
+from ktex_model.texture.network import Architecture, Fitted, build, draw_weights, fold, inputs_of
 
 LABEL_SMOOTHING = 0.05
 
 STEPS_AT_ONCE = 20
-"""Steps that are taken without coming back to Python."""
+"""Steps that are taken without coming back to Python, at most: more take no less time."""
+
+SHARE_OF_FREE = 0.1
+"""Of the free memory, for the crops of those steps."""
+
+FURTHER_STEPS, FURTHER_RATE = 0.5, 0.5
+"""Of a further cycle of steps, in units of the first: how many, and the learning rate that it begins with."""
 
 SCALING_CROPS = 8
 """From which the scale of the first weights is taken."""
@@ -31,20 +38,26 @@ class Student:
     architecture, crop_px
         Of the network, and the side of a crop.
     steps, learning_rate
-        Steps over which the learning rate falls to 0 along a cosine.
+        Steps over which the learning rate falls to 0 along a cosine; then it begins again, lower and for fewer steps.
+    at_once
+        Steps that are taken without coming back to Python.
     """
 
-    def __init__(self, architecture: Architecture, crop_px: int, steps: int, learning_rate: float) -> None:
+    def __init__(
+        self, architecture: Architecture, crop_px: int, steps: int, learning_rate: float, at_once: int
+    ) -> None:
         import keras
 
         precision = "mixed_bfloat16" if has_gpu() else "float32"
         inputs, logits = build(architecture, (crop_px, crop_px), precision=precision)
         self.network = keras.Model(inputs, logits)
-        rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        rate = keras.optimizers.schedules.CosineDecayRestarts(
+            learning_rate, steps, t_mul=FURTHER_STEPS, m_mul=FURTHER_RATE
+        )
         self.network.compile(
             optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING),
-            steps_per_execution=STEPS_AT_ONCE,
+            steps_per_execution=at_once,
         )
         # Built outside the graph: variables that are made while it is traced cost a second trace.
         self.network.optimizer.build(self.network.trainable_variables)
@@ -64,20 +77,37 @@ class Student:
 
 
 @lru_cache(maxsize=2)
-def get_student(architecture: Architecture, crop_px: int, steps: int, learning_rate: float) -> Student:
+def get_student(
+    architecture: Architecture, crop_px: int, steps: int, learning_rate: float, at_once: int = STEPS_AT_ONCE
+) -> Student:
     """Return the student of these settings, compiled once for each process."""
-    return Student(architecture, crop_px, steps, learning_rate)
+    return Student(architecture, crop_px, steps, learning_rate, at_once)
 
 
-def fit_network(
-    samples: Sequence[Sample],
-    targets: Sequence[NDArray[np.int64]],
-    rotation: Rotation,
-    config: TextureConfig,
-    seed: int,
-    progress: Callable[[float, int], None],
-) -> tuple[Fitted, list[float]]:
-    """Train the network to give the assigned classes.
+def steps_at_once(config: TextureConfig, free_bytes: int | None) -> int:
+    """Return how many steps' crops are held in memory together: as many as its share of what is free holds.
+
+    The weights are the same to the bit however many there are. The batch of one step is not sized to memory: it is
+    part of the recipe, as other batches teach other weights, and equal seeds shall give equal models on a small
+    machine and on a large one. Only a GPU that cannot hold one step has it halved (`pipeline.gpu`), and the model's
+    own configuration then says so.
+
+    Examples
+    --------
+    >>> [steps_at_once(TextureConfig(6, 4), free) for free in (None, 1 << 20, 1 << 28, 1 << 34)]
+    [20, 1, 8, 20]
+    """
+    if free_bytes is None:
+        return STEPS_AT_ONCE
+    # A crop as float32 with its validity, before and after the rotation; its classes as they are pasted, in 8 bytes;
+    # shares and weights of four pixels each, and the shares once more as the backend's own.
+    per_pixel = 2 * 4 * (config.bands + 1) + 8 + 2 * (config.k + 1)
+    fitting = SHARE_OF_FREE * free_bytes / (config.batch * config.crop_px**2 * per_pixel)
+    return max(1, min(STEPS_AT_ONCE, int(fitting)))
+
+
+class Lessons:
+    """What a network is taught: to give the assigned classes of samples.
 
     Parameters
     ----------
@@ -92,27 +122,48 @@ def fit_network(
     progress
         Called with (mean loss, number of steps) for the steps just taken.
 
-    Returns
-    -------
-    The folded weights, and the mean loss of every `STEPS_AT_ONCE` steps.
+    Attributes
+    ----------
+    losses
+        The mean loss of every so many steps, see `steps_at_once`.
     """
-    student = get_student(config.architecture, config.crop_px, config.steps, config.learning_rate)
-    rng = np.random.default_rng((seed, 13))
-    gain = (rotation.basis / rotation.scale).astype(np.float32)
-    places = [np.flatnonzero(target >= 0) for target in targets]
 
-    def draw(count: int) -> tuple[Floats, Floats, Floats]:
-        x, shares, known = _draw(samples, targets, places, rotation, config, rng, count)
-        x[..., :-1] = x[..., :-1] @ gain
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        targets: Sequence[NDArray[np.int64]],
+        rotation: Rotation,
+        config: TextureConfig,
+        seed: int,
+        progress: Callable[[float, int], None],
+    ) -> None:
+        self._samples, self._targets, self._rotation, self._config = samples, targets, rotation, config
+        self._progress = progress
+        self._places = [np.flatnonzero(target >= 0) for target in targets]
+        self._gain = (rotation.basis / rotation.scale).astype(np.float32)
+        self._rng = np.random.default_rng((seed, 13))
+        self._at_once = steps_at_once(config, host_memory())
+        self._student = get_student(
+            config.architecture, config.crop_px, config.steps, config.learning_rate, self._at_once
+        )
+        self._student.forget(np.random.default_rng((seed, 11)), self._crops(SCALING_CROPS)[0])
+        self.losses: list[float] = []
+
+    def teach(self, steps: int) -> Fitted:
+        """Take so many more steps; returns the folded weights."""
+        batch = self._config.batch
+        for done in range(0, steps, self._at_once):
+            now = min(self._at_once, steps - done)
+            self.losses.append(self._student.learn(*self._crops(now * batch), batch))
+            self._progress(self.losses[-1], now)
+        return fold(self._student.network, self._gain)
+
+    def _crops(self, count: int) -> tuple[Floats, Floats, Floats]:
+        x, shares, known = _draw(
+            self._samples, self._targets, self._places, self._rotation, self._config, self._rng, count
+        )
+        x[..., :-1] = x[..., :-1] @ self._gain
         return x, shares, known
-
-    student.forget(np.random.default_rng((seed, 11)), draw(SCALING_CROPS)[0])
-    losses: list[float] = []
-    for done in range(0, config.steps, STEPS_AT_ONCE):
-        steps = min(STEPS_AT_ONCE, config.steps - done)
-        losses.append(student.learn(*draw(steps * config.batch), config.batch))
-        progress(losses[-1], steps)
-    return fold(student.network, gain), losses
 
 
 def _draw(

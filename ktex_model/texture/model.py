@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import Prediction
+from ktex_model.model import Prediction, Windows
 from ktex_model.noise import noise_window
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.features import Rotation
@@ -103,8 +103,9 @@ class TextureModel:
         image: NDArray[np.float32],
         valid: NDArray[np.bool_],
         inner: tuple[slice, slice] | None = None,
+        windows: Windows | None = None,
     ) -> Prediction:
-        """Label the window `inner` of an image ``(y, x, band)``; all of it where `inner` is None.
+        """Label the window `inner` of an image ``(y, x, band)``; see `ktex_model.model.Model`.
 
         Raises
         ------
@@ -115,7 +116,7 @@ class TextureModel:
         rows, columns = _bounds(inner, valid.shape)
         if self._predictor is None:
             self._predictor = Predictor(self.config, self._fitted, self.rotation.mean, self.share > 0)
-        return self._predictor.label(image, valid, rows, columns)
+        return self._predictor.label(image, valid, rows, columns, windows)
 
     def _check(self, image: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         if image.ndim != 3 or image.shape[2] != self.bands:

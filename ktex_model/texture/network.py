@@ -37,6 +37,19 @@ class Architecture(NamedTuple):
         """How far beyond a pixel the image can change its label: a multiple of the coarsest stride."""
         return LATTICE_PX * (4 + sum(self.dilations))
 
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes that all activations take for each pixel of the input, if none is dropped before the end.
+
+        Each convolution is held before and after its rectifier, and residuals as sums, too; of the classes there are
+        the logits of the three parts of the head and six planes at a time as they are interpolated.
+        """
+        values, lattice = 4.0 * (self.bands + 1), 1
+        for name, (filters, _, stride) in _LAYERS.items():
+            lattice *= stride
+            values += 4.0 * filters * (3 if name.startswith("residual") else 2) / lattice**2
+        return round(values + 4.0 * self.k * (1 / lattice**2 + 9 / 4))
+
 
 # filters, kernel side, stride
 _LAYERS: dict[str, tuple[int, int, int]] = {
@@ -121,14 +134,6 @@ def set_fitted(network: Any, fitted: Fitted) -> None:
     for name in (*_LAYERS, "classes"):
         network.get_layer(name).set_weights([fitted[f"{name}/kernel"], fitted[f"{name}/bias"]])
     network.get_layer("edges").set_weights([fitted["edges/kernel"]])
-
-
-def has_gpu() -> bool:
-    """Whether the backend computes on a GPU."""
-    import keras
-
-    # All are listed, as JAX raises an error where one kind is asked for and there is none.
-    return any(str(name).lower().startswith(("gpu", "cuda")) for name in keras.distribution.list_devices())
 
 
 def inputs_of(image: Floats, valid: NDArray[np.bool_], mean: Floats) -> Floats:

@@ -5,6 +5,7 @@ The network is compiled once for each shape of a tile, not for each model: model
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -13,16 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction
+from ktex_model.device import free_memory, has_gpu, is_out_of_memory
+from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction, Windows
 from ktex_model.texture.config import TextureConfig
 from ktex_model.texture.filters import Floats, Mask
-from ktex_model.texture.network import Architecture, Fitted, build, has_gpu, set_fitted
+from ktex_model.texture.network import Architecture, Fitted, build, set_fitted
+from ktex_model.texture.tiles import GPU_TILE_PX, LARGE_TILE_PX, half_side, largest_side, tile_side
 
-TILE_STEP_PX = 16
-"""Sides of tiles are multiples of this, so that tiles start on the network's lattice."""
-
-SMALL_TILE_PX, LARGE_TILE_PX, GPU_TILE_PX = 256, 576, 2048
-"""Least side, and the greatest: context weighs less in larger tiles, until the processor's caches are exceeded."""
+logger = logging.getLogger(__name__)
 
 Labels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -30,17 +29,24 @@ Span = tuple[int, int]
 """First pixel and the one after the last, along one axis."""
 
 
-def tile_side(size: int, largest: int = LARGE_TILE_PX) -> int:
-    """Return the side of equal tiles that cover `size` pixels with the least beyond.
+class TileLimit:
+    """The largest side of a tile of one network on this device: from free memory, and half of it where that ran out."""
 
-    Examples
-    --------
-    >>> [tile_side(size) for size in (40, 300, 576, 577, 2048, 2112)]
-    [256, 304, 576, 304, 512, 528]
-    """
-    count = -(-size // largest)
-    side = -(-size // count)
-    return max(SMALL_TILE_PX, -(-side // TILE_STEP_PX) * TILE_STEP_PX)
+    def __init__(self, architecture: Architecture) -> None:
+        cap = GPU_TILE_PX if has_gpu() else LARGE_TILE_PX
+        self.side = largest_side(architecture, cap, free_memory())
+
+    def halve(self, side: int) -> bool:
+        """Take half of a side with which memory ran out; returns False where that was the smallest."""
+        half = half_side(side)
+        self.side = self.side if half is None else half
+        return half is not None
+
+
+@lru_cache(maxsize=24)
+def get_limit(architecture: Architecture) -> TileLimit:
+    """Return the limit of a network, asked of the device once for each process: tiles do not change as others run."""
+    return TileLimit(architecture)
 
 
 class Predictor:
@@ -71,27 +77,47 @@ class Predictor:
             "classes/bias": fitted["classes/bias"] + never,
         }
 
-    def label(self, image: Floats, valid: Mask, rows: Span, columns: Span) -> Prediction:
-        """Label a window of an image ``(y, x, band)``; beyond the image the network sees the fill value."""
+    def label(
+        self, image: Floats, valid: Mask, rows: Span, columns: Span, windows: Windows | None = None
+    ) -> Prediction:
+        """Label a window of an image ``(y, x, band)``; beyond the image the network sees the fill value.
+
+        Tiles have the shape that serves all `windows` best, or this one where none are named. Where the device runs
+        out of memory with them, all are labelled anew in tiles of half the side, from now on.
+        """
         shape = rows[1] - rows[0], columns[1] - columns[0]
         labels, margin = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         if not labels.size:
             return Prediction(labels, margin)
-        largest = GPU_TILE_PX if has_gpu() else LARGE_TILE_PX
-        high, wide = (tile_side(size, largest) for size in shape)
-        compiled = compile_tile(self.config.architecture, (high, wide))
-        for y in range(0, shape[0], high):
-            for x in range(0, shape[1], wide):
-                there = slice(y, min(y + high, shape[0])), slice(x, min(x + wide, shape[1]))
-                corner = rows[0] + y, columns[0] + x
-                seen = valid[corner[0] : rows[0] + there[0].stop, corner[1] : columns[0] + there[1].stop]
-                into = labels[there], margin[there]
+        architecture = self.config.architecture
+        limit = get_limit(architecture)
+        while True:
+            high, wide = (
+                tile_side(sizes, limit.side, architecture.context_px) for sizes in windows or ((shape[0],), (shape[1],))
+            )
+            try:
+                self._fill(image, valid, (rows[0], columns[0]), (high, wide), (labels, margin))
+            except Exception as error:
+                if not is_out_of_memory(error) or not limit.halve(max(high, wide)):
+                    raise
+                logger.warning("memory ran out with tiles of %d x %d px; trying with half the side", high, wide)
+            else:
+                return Prediction(labels, margin)
+
+    def _fill(self, image: Floats, valid: Mask, origin: Span, tile: Span, out: Labels) -> None:
+        compiled = compile_tile(self.config.architecture, tile)
+        shape = out[0].shape
+        for y in range(0, shape[0], tile[0]):
+            for x in range(0, shape[1], tile[1]):
+                stop = min(y + tile[0], shape[0]), min(x + tile[1], shape[1])
+                corner = origin[0] + y, origin[1] + x
+                seen = valid[corner[0] : origin[0] + stop[0], corner[1] : origin[1] + stop[1]]
+                into = out[0][y : stop[0], x : stop[1]], out[1][y : stop[0], x : stop[1]]
                 if seen.any():
                     compiled(self, image, valid, corner, into)
                 if not seen.all():
-                    for out in into:
-                        out[~seen] = NO_CLASS
-        return Prediction(labels, margin)
+                    for each in into:
+                        each[~seen] = NO_CLASS
 
 
 class CompiledTile:
@@ -207,8 +233,7 @@ def _compiled(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def compile_tile(architecture: Architecture, shape: Span) -> CompiledTile:
     """Return the compiled function of a shape of tile, made once for each process.
 
-    Blocks of a grid have at most three heights and three widths (first, inner and last), so nine shapes; windows that
-    are drawn for training have others.
+    All blocks of a grid have one; windows that are drawn for training have others.
     """
     return CompiledTile(architecture, shape)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,6 @@ from ktex_model.texture.filters import Floats
 COLOURS, TEXTURES = "colours", "textures"
 START_RUNS = 2
 """How often `choose` alternates: once from each start."""
-
-PREFERENCE = 1.05
-"""By so much labels must tell more than those that colours lead to. Less is noise, as it is between exchanges, and any
-texture forms larger regions than single colours do: where it says no more, colours are what people see."""
 
 COLOURS_PX, TEXTURES_PX = 4.0, 4.0
 """Stds of the smoothing before colours and coherent components are clustered."""
@@ -42,18 +39,58 @@ def label_information(cells: Cells, labels: Ints, k: int) -> float:
 
     High where classes form regions. The mean over tiles of `TILE_PX`, each with its own shares of classes.
     """
-    side, maps = max(1, TILE_PX // cells.stride), cells.maps(labels)
-    tiles = [
+    joints = [neighbour_counts([tile], k, _steps(cells)) for tile in _tiles(cells, labels)]
+    if not any(joint.any() for joint in joints):
+        return mutual_information(count_neighbours(cells, labels, k))
+    return _mean_information(joints)
+
+
+def information_without(cells: Cells, labels: Ints, k: int) -> NDArray[np.float64]:
+    """Return what labels tell, see `label_information`, with the cells of each quarter of each tile left out in turn.
+
+    Quarters without cells are passed over.
+    """
+    tiles, steps = _tiles(cells, labels), _steps(cells)
+    joints, found = [neighbour_counts([tile], k, steps) for tile in tiles], list[float]()
+    for i, tile in enumerate(tiles):
+        middle = [size // 2 for size in tile.shape]
+        for rows, columns in product(*((slice(half), slice(half, None)) for half in middle)):
+            if (tile[rows, columns] >= 0).any():
+                rest = tile.copy()
+                rest[rows, columns] = -1
+                found.append(_mean_information([*joints[:i], neighbour_counts([rest], k, steps), *joints[i + 1 :]]))
+    return np.array(found)
+
+
+def jackknife_error(without: NDArray[np.float64]) -> float:
+    """Return the standard error of an estimate from those that leave out one part each; inf for under two parts.
+
+    Tukey 1958. Of a mean of as many values as parts it is the standard error of the mean.
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 2.0, 3.0, 6.0])
+    >>> left = (values.sum() - values) / 3
+    >>> bool(np.isclose(jackknife_error(left), values.std(ddof=1) / 2))
+    True
+    """
+    n = len(without)
+    return float(np.sqrt((n - 1) * without.var())) if n > 1 else np.inf
+
+
+def _tiles(cells: Cells, labels: Ints) -> list[Ints]:
+    side = max(1, TILE_PX // cells.stride)
+    return [
         laid[y : y + side, x : x + side]
-        for laid in maps
+        for laid in cells.maps(labels)
         for y in range(0, laid.shape[0], side)
         for x in range(0, laid.shape[1], side)
     ]
-    joints = [neighbour_counts([tile], k, _steps(cells)) for tile in tiles]
+
+
+def _mean_information(joints: Sequence[NDArray[np.float64]]) -> float:
     total = sum(float(joint.sum()) for joint in joints)
-    if total == 0:
-        return mutual_information(count_neighbours(cells, labels, k))
-    return sum(float(joint.sum()) * mutual_information(joint) for joint in joints) / total
+    return sum(float(joint.sum()) * mutual_information(joint) for joint in joints) / max(total, 1.0)
 
 
 def count_neighbours(cells: Cells, labels: Ints, k: int) -> NDArray[np.float64]:
@@ -98,6 +135,10 @@ def choose(
 ) -> tuple[Assigned, dict[str, object]]:
     """Alternate and exchange from both starts; keep what colours lead to, unless the other labels tell clearly more.
 
+    Clearly is by more than the standard error of the difference, which the scene itself gives: the jackknife over
+    quarters of tiles. Less is chance of what happens to lie in the scene, and any texture forms larger regions than
+    single colours do: where it says no more, colours are what people see.
+
     Parameters
     ----------
     cells, spread, k, rng
@@ -109,16 +150,23 @@ def choose(
 
     Returns
     -------
-    The assignment, and for the record: which start it is from, and what the labels of each tell.
+    The assignment, and for the record: which start it is from, what the labels of each tell, and by how much more
+    those of the other had to.
     """
     settled = {name: alternate(labels, k, rounds) for name, labels in propose(cells, spread, k, rng)}
     exchanged = {name: exchange(result, copy.deepcopy(rng)) for name, result in settled.items()}
     results = {name: result for name, (result, _) in exchanged.items()}
     tells = {name: label_information(cells, result.labels, k) for name, result in results.items()}
-    best = max(results, key=lambda name: tells[name] * (PREFERENCE if name == COLOURS else 1))
+    best, *others = results
+    margin = 0.0
+    for other in others:
+        one, two = (information_without(cells, results[name].labels, k) for name in (best, other))
+        margin = jackknife_error(two - one)
+        best = other if tells[other] - tells[best] > margin else best
     report: dict[str, object] = {
         "chosen": best,
         "information": {name: round(information, 6) for name, information in tells.items()},
+        "margin": round(margin, 6) if np.isfinite(margin) else None,
         "changes": list(settled[best].changes),
         "steps": sum(len(result.changes) for result in settled.values()),
         "exchanges": exchanged[best][1],

@@ -18,8 +18,9 @@ from sklearn.metrics import adjusted_rand_score
 import ktex_model
 from ktex_model import weights
 from ktex_model.model import MARGIN_SCALE, NO_CLASS, Prediction, Sample, Trained
-from ktex_model.texture import TextureConfig, TextureModel, distillation, prediction, train
+from ktex_model.texture import TextureConfig, TextureModel, distillation, prediction, tiles, train, training
 from ktex_model.texture.network import build, inputs_of, set_fitted
+from pipeline.blocks import BlockGrid
 
 QUICK = {"steps": 150, "batch": 1, "crop_px": 128, "texture_radius_px": 8, "texture_rounds": 1, "learning_rate": 6e-3}
 
@@ -108,7 +109,7 @@ def test_a_change_moves_no_label_beyond_the_context(trained: Trained, dilations:
 def test_labels_depend_neither_on_the_window_read_nor_on_the_tiles(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, context, side = trained.model, trained.model.context_px, prediction.SMALL_TILE_PX
+    model, context, side = trained.model, trained.model.context_px, tiles.SMALL_TILE_PX
     rng = np.random.default_rng(4)
     image = rng.random((side + 150, side + 161, 4)).astype(np.float32)
     valid = rng.random(image.shape[:2]) > 0.02
@@ -117,9 +118,12 @@ def test_labels_depend_neither_on_the_window_read_nor_on_the_tiles(
     tight = slice(45 - context, 45 + side + 40 + context), slice(51 - context, 51 + side + 30 + context)
     here = slice(context, context + side + 40), slice(context, context + side + 30)
     assert equal(whole, model.predict(image[tight], valid[tight], here))
-    # Four tiles instead of one.
-    monkeypatch.setattr(prediction, "LARGE_TILE_PX", 160)
+    # Four tiles instead of one, and one that is wider than the window.
+    limit = prediction.get_limit(trained.model.config.architecture)  # type: ignore[attr-defined]
+    monkeypatch.setattr(limit, "side", 256)
     assert equal(whole, model.predict(image, valid, inner))
+    monkeypatch.setattr(limit, "side", 576)
+    assert equal(whole, model.predict(image, valid, inner, ([576, 300], [400])))
     assert not model.predict(image, valid, (slice(9, 9), slice(0, 8))).labels.size
 
 
@@ -161,6 +165,35 @@ def test_models_share_what_is_compiled_for_a_step_and_for_a_shape_of_tile() -> N
             model.predict(wide, np.ones(wide.shape[:2], bool), (slice(0, 96), columns))
     assert distillation.get_student.cache_info().misses == 1
     assert prediction.compile_tile.cache_info().misses == 2
+
+
+def test_one_tile_is_compiled_for_all_blocks_of_a_grid(trained: Trained) -> None:
+    model, rng = trained.model, np.random.default_rng(6)
+    grid = BlockGrid((640 + 290, 640 + 170), 320, overlap_px=8, context_px=model.context_px)
+    assert len({block.wide.shape for block in grid}) == 9
+    image, valid = rng.random((*grid.shape, 4)).astype(np.float32), np.ones(grid.shape, bool)
+    whole = model.predict(image, valid)
+    prediction.compile_tile.cache_clear()
+    for block in grid:
+        read = block.read.slices
+        found = model.predict(image[read], valid[read], block.wide_in_read.slices, grid.windows)
+        np.testing.assert_array_equal(found.labels, whole.labels[block.wide.slices])
+        np.testing.assert_array_equal(found.margin, whole.margin[block.wide.slices])
+    assert prediction.compile_tile.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("free_bytes", [1, 1 << 40])
+def test_how_many_crops_memory_holds_changes_nothing_that_is_learnt(
+    free_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = scene(bands=1, side=96)[0]
+    config = TextureConfig(2, 1, **QUICK | {"steps": 5})
+    before = train([sample], config)
+    assert distillation.steps_at_once(config, free_bytes) == (1 if free_bytes == 1 else distillation.STEPS_AT_ONCE)
+    monkeypatch.setattr(distillation, "host_memory", lambda: free_bytes)
+    after = train([sample], config)
+    for name, tensor in before.model.tensors().items():  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(tensor, after.model.tensors()[name], err_msg=name)  # type: ignore[attr-defined]
 
 
 def test_round_trip_through_files(trained: Trained, tmp_path: Path) -> None:
@@ -292,9 +325,47 @@ def test_large_samples_are_learnt_from_in_windows_and_every_step_is_told() -> No
     ).history
     assert 150_000 <= int(str(history.stages[0]["pixels"])) <= 250_000
     assert "ended at the limit of 1 rounds" in history.stop_reason
-    done, (expected,) = [call[0] for call in calls], {call[1] for call in calls}
+    done, expected = [call[0] for call in calls], [call[1] for call in calls]
     assert all(before < after for before, after in itertools.pairwise(done))
-    assert done[-1] == expected
+    assert done[-1] == expected[-1]
+
+
+@pytest.mark.parametrize(
+    ("agreements", "cycles", "kept"), [([1.0], 1, 0), ([0.5, 0.9], 2, 1), ([0.5, 0.4], 2, 0), ([0.1, 0.2], 2, 1)]
+)
+def test_a_network_that_errs_on_more_than_borders_is_taught_on_and_the_better_is_kept(
+    agreements: list[float], cycles: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, _ = scene(bands=1, side=96)
+    told, judged, calls = list(agreements), [], list[tuple[int, int, float]]()
+
+    def judge(model: TextureModel, *_: object) -> float:
+        judged.append(model.tensors()["network/half/kernel"])
+        return told.pop(0)
+
+    monkeypatch.setattr(training, "network_agreement", judge)
+    config = TextureConfig(2, 1, **QUICK | {"steps": 42})
+    found = train([sample], config, progress=lambda *call: calls.append(call))
+    stage = next(stage for stage in found.history.stages if stage["name"] == "network")
+    assert (stage["agreements"], stage["agreement"]) == (agreements, max(agreements))
+    assert stage["steps"] == (42, 42 + 21)[cycles - 1]
+    assert ("42 steps and 21 more, as it erred on" in found.history.stop_reason) == (cycles == 2)
+    np.testing.assert_array_equal(found.model.tensors()["network/half/kernel"], judged[kept])  # type: ignore[attr-defined]
+    assert len({each.tobytes() for each in judged}) == cycles
+    before, after = {call[1] for call in calls[:-2]}, {call[1] for call in calls[-2:]}
+    assert before == {calls[0][1]}
+    assert after == {calls[0][1] + (0, 21)[cycles - 1]}
+    assert calls[-1][0] == calls[-1][1]
+
+
+def test_borders_are_pixels_beside_another_class() -> None:
+    laid = np.random.default_rng(0).integers(-1, 3, (9, 12))
+    near = 0
+    for y, x in np.argwhere(laid >= 0):
+        around = [laid[v, u] for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)) if 0 <= v < 9 and 0 <= u < 12]
+        near += any(each >= 0 and each != laid[y, x] for each in around)
+    assert training.border_share([laid]) == near / (laid >= 0).sum()
+    assert training.border_share([np.zeros((3, 3), np.int64)]) == 0
 
 
 @pytest.mark.parametrize(

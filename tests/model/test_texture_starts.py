@@ -65,10 +65,26 @@ def test_a_band_of_little_variance_does_not_count_as_much_as_brightness() -> Non
         assert adjusted_rand_score(other > 0, labels) > 0.9
 
 
-@pytest.mark.parametrize(("more", "kept"), [(1.04, starts.COLOURS), (1.06, starts.TEXTURES)])
-def test_textures_must_tell_clearly_more(more: float, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gains", "kept"),
+    [
+        ((0.1, 0.1, 0.1, 0.2), starts.TEXTURES),
+        ((-0.3, 0.1, 0.1, 0.8), starts.COLOURS),
+        ((-0.1, -0.1, -0.1, -0.1), starts.COLOURS),
+    ],
+)
+def test_textures_must_tell_more_by_the_standard_error_of_the_difference(
+    gains: tuple[float, ...], kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Four places, of which textures tell so much more; what is left of three is the mean of these.
+    parts = {0: np.array([1.0, 0.4, 0.7, 0.5]), 1: np.array([1.0, 0.4, 0.7, 0.5]) + gains}
     cells = Cells(np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32), (np.ones((20, 20), bool),), 4)
-    monkeypatch.setattr(starts, "label_information", lambda _cells, labels, _k: more if labels[0] else 1.0)
+    monkeypatch.setattr(starts, "label_information", lambda _cells, labels, _k: parts[labels[0]].mean())
+    monkeypatch.setattr(
+        starts,
+        "information_without",
+        lambda _cells, labels, _k: (parts[labels[0]].sum() - parts[labels[0]]) / 3,
+    )
     monkeypatch.setattr(
         starts,
         "propose",
@@ -88,6 +104,28 @@ def test_textures_must_tell_clearly_more(more: float, kept: str, monkeypatch: py
     best, report = starts.choose(cells, spread, 2, np.random.default_rng(0), alternate, 3, exchange)
     assert drawn[0] == drawn[1], "what one start draws must not hang on what the other drew"
     assert report["chosen"] == kept
-    assert report["information"] == {starts.COLOURS: 1.0, starts.TEXTURES: more}
+    assert report["margin"] == pytest.approx(np.std(gains, ddof=1) / 2, abs=1e-5)
+    assert report["information"] == pytest.approx({starts.COLOURS: 0.65, starts.TEXTURES: 0.65 + np.mean(gains)})
     assert report["steps"] == 6
     assert (best.labels == (kept == starts.TEXTURES)).all()
+
+
+def test_what_labels_tell_without_a_quarter_is_what_they_tell_where_it_is_not_valid() -> None:
+    rng, side = np.random.default_rng(1), 72  # cells of 4 px: tiles of 64 and 8 cells
+    mask = np.ones((side, side), bool)
+    mask[:32, :32] = False
+    classes = rng.integers(0, 3, (side // 8, side // 8)).repeat(8, 0).repeat(8, 1)
+    cells = Cells(np.zeros((int(mask.sum()), 1), np.float32), (mask,), 4)
+    found = starts.information_without(cells, classes[mask], 3)
+    assert len(found) == 3 + 3 * 4
+    wanted = []
+    for rows, columns in ((slice(0, 32), slice(32, 64)), (slice(32, 64), slice(0, 32)), (slice(32, 64), slice(32, 64))):
+        rest = mask.copy()
+        rest[rows, columns] = False
+        fewer = Cells(np.zeros((int(rest.sum()), 1), np.float32), (rest,), 4)
+        wanted.append(starts.label_information(fewer, classes[rest], 3))
+    np.testing.assert_allclose(found[:3], wanted, rtol=1e-12)
+
+
+def test_a_scene_of_one_part_keeps_colours() -> None:
+    assert starts.jackknife_error(np.ones(1)) == np.inf

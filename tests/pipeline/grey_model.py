@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ktex_model
-from ktex_model.model import History, Prediction, Sample, Trained
+from ktex_model.model import History, Prediction, Sample, Trained, Windows
 from pipeline.models import load_model
 
 SHUFFLE = {"salt": 0}
@@ -38,6 +38,7 @@ class GreyModel:
         image: NDArray[np.float32],
         valid: NDArray[np.bool_],
         inner: tuple[slice, slice] | None = None,
+        windows: Windows | None = None,
     ) -> Prediction:
         """Label the window `inner`."""
         window = inner or (slice(None), slice(None))

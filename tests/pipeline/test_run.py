@@ -138,7 +138,7 @@ def test_a_position_coded_mosaic_survives_from_source_to_cog(
     class Coder(grey_model.GreyModel):
         """Gives each pixel the remainder of its position."""
 
-        def predict(self, image: Any, valid: Any, inner: Any = None) -> Any:
+        def predict(self, image: Any, valid: Any, inner: Any = None, windows: Any = None) -> Any:
             values = np.rint(image[inner or (slice(None), slice(None))][..., 0] * 10_000).astype(int)
             return grey_model.Prediction((values % 97).astype(np.uint8), np.full(values.shape, 200, np.uint8))
 
