@@ -35,9 +35,10 @@ MAX_SIDE_PX = 1 << 24
 MAX_BANDS = 256
 MAX_BLOCK_BYTES = 1 << 29
 MAX_CHECKED_BLOCKS = 20_000
-MAX_OPEN_FILES = 48
-"""Files that a process keeps open though nobody reads them; a window of a mosaic rarely touches half as many."""
-_READ_PX = 1 << 22
+MAX_OPEN_FILES = 24
+"""Files that a process keeps open though nobody reads them, each with a tile at least; a window of a mosaic rarely
+touches half as many."""
+_READ_PX = 1 << 20
 """Pixels that are read at a time where a whole file is thinned out, unless a block has more."""
 
 _WARNINGS_LOCK = threading.Lock()
@@ -255,6 +256,15 @@ def lent(path: Path) -> Iterator[rasterio.DatasetReader]:
         old.close()
 
 
+def close_idle() -> None:
+    """Close the files that nobody reads, where no window near those that were read will be asked for."""
+    with _IDLE_LOCK:
+        idle = _IDLE[:]
+        _IDLE.clear()
+    for _, handle in idle:
+        handle.close()
+
+
 def _take_idle(key: tuple[Any, ...]) -> rasterio.DatasetReader | None:
     with _IDLE_LOCK:
         for at in range(len(_IDLE) - 1, -1, -1):
@@ -303,8 +313,12 @@ def read_decimated_mask(path: Path, step: int) -> NDArray[np.bool_]:
 
 @contextmanager
 def _coarsest(path: Path, step: int) -> Iterator[tuple[rasterio.DatasetReader, tuple[int, int]]]:
-    """Give the coarsest overview of a file that has a pixel for each `step`, and the shape of what is wanted."""
-    with lent(path) as source:
+    """Give the coarsest overview of a file that has a pixel for each `step`, and the shape of what is wanted.
+
+    The file is closed at the end: a view looks at each once, and the tiles of all would stay in memory.
+    """
+    check_file(path)
+    with _open(path) as source:
         shape = -(-source.height // step), -(-source.width // step)
         levels = [level for level, factor in enumerate(source.overviews(1)) if factor <= step]
         if not levels:

@@ -13,6 +13,7 @@ from pipeline.blocks import BlockGrid, Window
 from pipeline.borders import Border, measure_borders
 from pipeline.census import measure_areas
 from pipeline.errors import InputError
+from pipeline.geotiff import close_idle
 from pipeline.ground import read_image
 from pipeline.legend import Legend
 from pipeline.pixels import Pixels, Scene
@@ -184,6 +185,7 @@ def _look(
                 seen = fade(picture(pixels, stretch), of_class)
                 shown.append(Patch(picture_uri(seen), _caption(window, float(of_class.mean()))))
         patches[class_id] = tuple(shown)
+        close_idle()  # patches lie far apart
     return (image, stretch), patches, features
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -290,6 +292,27 @@ def test_threads_share_no_handle_at_a_time_and_few_stay_open(tmp_path, monkeypat
     with geotiff.lent(path) as changed:
         assert changed not in (one, other)
         assert np.array_equal(changed.read(), CODE[:, :, :16] + 1)
+
+
+def test_a_view_takes_no_more_memory_of_many_files_than_of_few(tmp_path):
+    rng = np.random.default_rng(0)
+    tile = rng.integers(1, 9000, (4, 1024, 1024)).astype(np.uint16)
+    for n in range(16):
+        options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "interleave": "pixel"}
+        for folder in ["many", "few"][: 1 + (n < 4)]:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_raster(tmp_path / folder / f"{n:02}.tif", tile, affine=shift(GRID, 0, n * 1024), **options)
+    code = (
+        "import resource, sys; from pipeline.engine import limit_threads; from pipeline.scene import open_scene\n"
+        "limit_threads(); scene = open_scene(sys.argv[1], bands='bgrn')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; scene.overview(256)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", code, tmp_path / f], capture_output=True, check=True).stdout) >> 10
+        for f in ("few", "many")
+    )
+    assert many < few + 24, f"{few} MiB of 4 files, {many} MiB of 16, which hold 8 MiB each"
 
 
 def test_a_handle_that_fails_is_lent_to_nobody_else(tmp_path, monkeypatch):
