@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE_VERSION = 1
+SIGNATURE_VERSION = 2
 """Goes up when features change, because signatures of different versions must not be compared."""
 
 _MANY_BANDS = 5
 _FLOOR = 0.01
 _ENERGY_FLOOR = 1e-6
 _SCALES = 3
-_ORIENTED = 2
+_ORIENTED = 4
 
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -26,7 +26,7 @@ def signature_length(bands: int) -> int:
     """Return the number of features of an image of `bands` bands.
 
     >>> [signature_length(bands) for bands in (1, 3, 4, 5, 8)]
-    [6, 14, 18, 10, 13]
+    [8, 16, 20, 12, 15]
     """
     if bands < 1:
         raise ValueError(f"`bands` must be at least 1; got {bands}")
@@ -49,9 +49,10 @@ def signature_features(image: Float, valid: Bool, stride: int = 4) -> tuple[Floa
     -------
     features
         ``(ceil(y / stride), ceil(x / stride), D)`` float32: the logarithm of each band's mean; the logarithm of the
-        energy that each band (of 5 bands or more: their mean) has at 2 px, at 4 px and among cells; and the
-        logarithms of horizontal over vertical energy of the mean of bands at 1 px and 2 px. Texture is averaged
-        over 3 x 3 cells. 0 where not valid.
+        energy that each band (of 5 bands or more: their mean) has at 2 px, at 4 px and among cells; and, of the mean
+        of bands at 1 px and 2 px, the logarithms of horizontal over vertical energy, then those of energy along the
+        falling diagonal over that along the rising one: without these a texture and its mirror image would be one.
+        Texture is averaged over 3 x 3 cells. 0 where not valid.
     cell_valid
         ``(ceil(y / stride), ceil(x / stride))`` bool: at least half of the pixels of a cell are valid.
 
@@ -65,7 +66,7 @@ def signature_features(image: Float, valid: Bool, stride: int = 4) -> tuple[Floa
     >>> flat = np.full((8, 12, 3), 0.5, dtype=np.float32)
     >>> features, cell_valid = signature_features(flat, np.ones((8, 12), dtype=bool))
     >>> features.shape, bool(cell_valid.all()), round(float(features[0, 0, 0]), 3)
-    ((2, 3, 14), True, -0.673)
+    ((2, 3, 16), True, -0.673)
     """
     if image.ndim != 3 or image.shape[:2] != valid.shape:
         raise ValueError(f"`image` must be (y, x, band) and `valid` (y, x); got {image.shape} and {valid.shape}")
@@ -103,20 +104,28 @@ def _energies(band: Float, weight: Float, stride: int) -> list[Float]:
 
 
 def _orientations(band: Float, weight: Float, stride: int) -> list[Float]:
-    """Return the log ratio of energy across columns to energy across rows, of pixels and of means of 2 x 2."""
-    logs = []
-    for level in (1, 2):
-        values, counts = _pool_mean(band, weight, level)
-        energies = []
-        for axis in (1, 0):
-            step = np.diff(values, axis=axis, append=0)
-            both = np.minimum(counts, np.roll(counts, -1, axis=axis))
-            edge = [slice(None), slice(None)]
-            edge[axis] = slice(-1, None)
-            both[tuple(edge)] = 0
-            energies.append(_log_energy(np.where(both > 0, step * step, 0), both, stride // level))
-        logs.append(energies[0] - energies[1])
-    return logs
+    """Return log ratios of the energies of steps in two directions: of pixels, and of means of 2 x 2.
+
+    Steps across columns against those across rows; then down to the right against down to the left.
+    """
+    levels = [(*_pool_mean(band, weight, level), stride // level) for level in (1, 2)]
+    across, down, falling, rising = ((0, 0), (0, 1)), ((0, 0), (1, 0)), ((0, 0), (1, 1)), ((0, 1), (1, 0))
+    return [
+        _step_energy(*level, *one) - _step_energy(*level, *other)
+        for one, other in ((across, down), (falling, rising))
+        for level in levels
+    ]
+
+
+def _step_energy(values: Float, counts: Float, factor: int, start: tuple[int, int], stop: tuple[int, int]) -> Float:
+    """Return the log energy of the step between two pixels of each window of 2 x 2; it counts where both do."""
+    inside = tuple(size - max(ends) for size, *ends in zip(values.shape, start, stop, strict=True))
+    one, other = (tuple(slice(o, o + size) for o, size in zip(end, inside, strict=True)) for end in (start, stop))
+    energy, both = np.zeros_like(values), np.zeros_like(counts)
+    whole = slice(inside[0]), slice(inside[1])
+    energy[whole] = np.square(values[one] - values[other])
+    both[whole] = np.minimum(counts[one], counts[other])
+    return _log_energy(energy, both, factor)
 
 
 def _log_energy(energy: Float, counts: Float, factor: int) -> Float:

@@ -23,20 +23,22 @@ def test_band_means_and_energies_have_the_values_of_a_hand_made_image():
     # Columns 0.2, 0.6, 0.2, ...: mean 0.4, and within 2 px a variance of 0.04; nothing at coarser scales.
     stripes = np.tile([0.2, 0.6], (16, 8))[..., None].astype(np.float32)
     features, _ = signature_features(stripes, np.ones((16, 16), dtype=bool))
-    mean, fine, middle, coarse, across, _ = features[1, 1]
+    mean, fine, middle, coarse, across, *others = features[1, 1]
     assert mean == pytest.approx(np.log(0.41), abs=1e-5)
     assert fine == pytest.approx(np.log(0.04), abs=1e-3)
     assert middle == pytest.approx(np.log(1e-6), abs=0.1)
     assert coarse == pytest.approx(np.log(1e-6), abs=0.1)
     # All differences are between columns: 0.16 over a floor of 1e-6.
     assert across == pytest.approx(np.log(0.16 / 1e-6), abs=0.01)
+    # Pairs of columns have one mean, and both diagonals cross one column.
+    np.testing.assert_allclose(others, 0, atol=1e-4)
 
 
 def test_features_of_this_version_stay_what_they_are():
     """Who changes features has to raise the version, and then these numbers."""
     features, _ = signature_features(_image((16, 16), 2), np.ones((16, 16), dtype=bool))
-    assert SIGNATURE_VERSION == 1
-    expected = [-0.8040, -0.4335, -2.9967, -4.9912, -6.3322, -3.1110, -4.6997, -5.3164, -0.1108, -0.2955]
+    assert SIGNATURE_VERSION == 2
+    expected = [-0.8040, -0.4335, -2.9967, -4.9912, -6.3322, -3.1110, -4.6997, -5.3164, -0.1108, -0.2955, 0.0603, -0.1186]
     np.testing.assert_allclose(features[1, 2], expected, atol=2e-4)
 
 
@@ -46,8 +48,22 @@ def test_turning_the_image_turns_orientation_only():
     straight, _ = signature_features(image, valid)
     turned, _ = signature_features(image.transpose(1, 0, 2), valid.T)
     turned = turned.transpose(1, 0, 2)
-    np.testing.assert_allclose(turned[..., :-2], straight[..., :-2], atol=1e-4)
-    np.testing.assert_allclose(turned[..., -2:], -straight[..., -2:], atol=1e-4)
+    np.testing.assert_allclose(turned[..., :-4], straight[..., :-4], atol=1e-4)
+    np.testing.assert_allclose(turned[..., -4:-2], -straight[..., -4:-2], atol=1e-4)
+    np.testing.assert_allclose(turned[..., -2:], straight[..., -2:], atol=1e-4)
+
+
+@pytest.mark.parametrize("wave_px", [3, 6])
+def test_a_texture_that_rises_and_its_mirror_image_differ_in_the_diagonals_alone(wave_px):
+    y, x = np.indices((64, 64))
+    noise = np.random.default_rng(3).normal(0, 0.02, (64, 64))
+    rising = (0.5 + 0.2 * np.sin(2 * np.pi * (x + y) / (wave_px * np.sqrt(2))) + noise)[..., None].astype(np.float32)
+    valid = np.ones((64, 64), dtype=bool)
+    rises, falls = (np.median(signature_features(i, valid)[0], axis=(0, 1)) for i in (rising, rising[:, ::-1]))
+    np.testing.assert_allclose(falls[:-2], rises[:-2], atol=0.1)
+    np.testing.assert_allclose(falls[-2:], -rises[-2:], atol=0.1)
+    # Steps along its waves are small, those across them large.
+    assert rises[-2] > 2
 
 
 def test_scales_are_told_apart():
