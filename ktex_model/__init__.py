@@ -49,7 +49,8 @@ def train(
     Parameters
     ----------
     samples
-        Pieces of the scene, each ``(y, x, band)`` float32 in 0..1 with its ``(y, x)`` validity.
+        Pieces of the scene, each ``(y, x, band)`` float32 in 0..1 with its ``(y, x)`` validity; preset ``texture``
+        begins with the classes that they are known by, where they are.
     config
         A preset and its parameters; its type decides which model is trained.
     seed

@@ -33,10 +33,14 @@ class Sample:
         ``(y, x, band)`` float32 in 0..1, radiometrically scaled by one rule for the whole run.
     valid
         ``(y, x)`` bool; what is not valid is never learnt from, whatever its values.
+    known
+        ``(y, x)`` int16, the class that a pixel had at an earlier date, 0..k-1; -1 where that is not known. None where
+        nothing is known at all. It is no truth: the ground may have changed.
     """
 
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    known: NDArray[np.int16] | None = None
 
 
 @dataclass(frozen=True)

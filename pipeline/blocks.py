@@ -65,7 +65,11 @@ class Window(NamedTuple):
 
     def relative_to(self, outer: Window) -> Window:
         """Return the same pixels, counted from the upper left corner of `outer`."""
-        return Window(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
+        return self.shift(-outer.y0, -outer.x0)
+
+    def shift(self, down: int, right: int) -> Window:
+        """Return the window so many pixels further."""
+        return Window(self.y0 + down, self.x0 + right, self.y1 + down, self.x1 + right)
 
 
 @dataclass(frozen=True, order=True)

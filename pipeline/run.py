@@ -28,6 +28,7 @@ from pipeline.costs import Costs
 from pipeline.engine import Capacity, Engine, check_engine, limit_threads, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.imagery import open_source
+from pipeline.known import keep_known
 from pipeline.logs import Bound, bound
 from pipeline.objects import to_text
 from pipeline.pixels import InputFile, Report
@@ -197,6 +198,8 @@ def prepare(
         plan = replace(plan, scaling=Scaling.from_json(workspace.updates["scaling"]))
         manifest = {**manifest, "scaling": workspace.updates["scaling"]}
         workspace.restate(manifest)
+    if not workspace.is_published:
+        keep_known(plan)
     if isinstance(source, xr.DataArray) and not workspace.is_published:
         plan = replace(plan, scene=spool(plan.scene, plan.folders.spool))  # what processes can share
     if workspace.is_published:

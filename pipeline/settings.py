@@ -57,6 +57,9 @@ class Settings(BaseModel):
         Catalogue of classes, or earlier run, whose ids the classes of this run shall have.
     global_classes
         Fixed number of classes of the aligned map; None finds it.
+    known_ground
+        Whether a model that is trained with a catalogue begins with the classes that were seen on its ground before,
+        so that they are parted as they were; what is new gets those of the k classes that are left.
     repair
         Whether classes of single blocks that hold two of the map are split by the models of others, where that helps.
     sample_windows, sample_px
@@ -103,6 +106,7 @@ class Settings(BaseModel):
     tolerance_px: float = Field(0.01, gt=0, lt=0.5)
     resampling: Literal["nearest", "bilinear"] = "nearest"
     radiometry_match: bool = False
+    known_ground: bool = True
     model: Path | None = None
     catalogue: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=65535)

@@ -11,6 +11,7 @@ from ktex_model.model import Sample
 from pipeline.blocks import Block, Window
 from pipeline.costs import Costs
 from pipeline.gpu import train_in_memory
+from pipeline.known import known_classes
 from pipeline.models import save_model
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.sampling import draw, lattice
@@ -91,14 +92,14 @@ def block_pixels(plan: Plan, block: Block) -> tuple[Window, Pixels | None]:
 
 def block_samples(plan: Plan, block: Block, window: Window, pixels: Pixels) -> list[Sample]:
     """Return what a block learns from: all that was read, or pieces drawn from it where it is larger than a sample."""
-    settings = plan.settings
-    if window.size <= settings.sample_windows * settings.sample_px**2:
-        return [Sample(plan.image(pixels), pixels.valid)]
-    view = Pixels(pixels.data[:, ::DECIMATION, ::DECIMATION], pixels.valid[::DECIMATION, ::DECIMATION])
-    cells = lattice(window.relative_to(window), settings.sample_px)
-    drawn = draw(cells, view.data, view.valid, window.shape, count=settings.sample_windows, seed=plan.seed(block))
-    pieces = [Pixels(pixels.data[:, *cell.slices], pixels.valid[cell.slices]) for cell in drawn]
-    return [Sample(plan.image(piece), piece.valid) for piece in pieces]
+    settings, parts = plan.settings, [window.relative_to(window)]
+    if window.size > settings.sample_windows * settings.sample_px**2:
+        view = Pixels(pixels.data[:, ::DECIMATION, ::DECIMATION], pixels.valid[::DECIMATION, ::DECIMATION])
+        cells = lattice(window.relative_to(window), settings.sample_px)
+        parts = draw(cells, view.data, view.valid, window.shape, count=settings.sample_windows, seed=plan.seed(block))
+    pieces = [Pixels(pixels.data[:, *part.slices], pixels.valid[part.slices]) for part in parts]
+    known = known_classes(plan, [part.shift(window.y0, window.x0) for part in parts])
+    return [Sample(plan.image(piece), piece.valid, at) for piece, at in zip(pieces, known, strict=True)]
 
 
 def _grown(plan: Plan, window: Window) -> Window:
@@ -112,8 +113,8 @@ def scene_samples(plan: Plan) -> tuple[list[Window], list[Sample]]:
     cells = lattice(Window(0, 0, *shape), settings.sample_px)
     drawn = draw(cells, view.data, view.valid, shape, count=settings.sample_windows, seed=plan.seed())
     windows = drawn or cells
-    pieces = (plan.read(window) for window in windows)
-    return windows, [Sample(plan.image(piece), piece.valid) for piece in pieces if piece.valid.any()]
+    pieces = ((plan.read(window), known) for window, known in zip(windows, known_classes(plan, windows), strict=True))
+    return windows, [Sample(plan.image(piece), piece.valid, known) for piece, known in pieces if piece.valid.any()]
 
 
 def peak_rss_bytes() -> int:

@@ -126,6 +126,11 @@ class Folders:
         return self.work / "alignment.json"
 
     @property
+    def known(self) -> Path:
+        """The sites that the catalogue knew when the run began."""
+        return self.work / "known.npz"
+
+    @property
     def attachment(self) -> Path:
         """How the classes of the run are called in the catalogue."""
         return self.work / "attachment.json"

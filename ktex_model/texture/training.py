@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ktex_model.model import History, Progress, Sample, Trained
-from ktex_model.texture.assignment import Assigned, Cells, Sight, alternate, assign, fit_moments
+from ktex_model.texture.assignment import Assigned, Cells, alternate, assign, fit_moments
 from ktex_model.texture.bank import Bank, fit_bank
 from ktex_model.texture.clustering import Ints
 from ktex_model.texture.config import TextureConfig
@@ -18,6 +18,7 @@ from ktex_model.texture.exchange import exchange_classes
 from ktex_model.texture.explanation import Explanation, explain
 from ktex_model.texture.features import Rotation, decompose, fit_rotation
 from ktex_model.texture.filters import Floats, pick
+from ktex_model.texture.known import REFINE_ROUNDS, Known, kept_share, known_cells, start_from
 from ktex_model.texture.model import TextureModel
 from ktex_model.texture.starts import START_RUNS, choose
 
@@ -68,13 +69,15 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
 
     Returns
     -------
-    The model and its history. Classes are numbered from dark to bright by the mean of their pixels; classes that the
-    samples did not need come last and are never given.
+    The model and its history. Where enough is known of the samples the classes begin with the known ones, under their
+    numbers, and numbers that are free go to what is new. Else they are numbered from dark to bright by the mean of
+    their pixels; classes that the samples did not need come last and are never given.
 
     Raises
     ------
     ValueError
-        If the samples do not have the config's bands, hold no valid pixel, or hold valid pixels that are not finite.
+        If the samples do not have the config's bands, hold no valid pixel, hold valid pixels that are not finite, or
+        are known by classes that the config does not have.
     """
     check_samples(samples, config)
     log = StageLog(START_RUNS + (config.refine_rounds > 0) + 1 + config.steps, progress)
@@ -82,8 +85,12 @@ def train(samples: Sequence[Sample], config: TextureConfig, seed: int = 0, progr
     rotation = fit_rotation(samples)
     bank = fit_bank([decompose(rotation.forward(sample.image), sample.valid) for sample in samples])
     log.stage("features", 1, pixels=sum(int(sample.valid.sum()) for sample in samples))
-    cells, labels, settled = find_classes(bank, rotation.scale, config, seed, log)
-    labels = order_by_brightness(samples, cells, labels, config.k)
+    begun = begin_with_known(bank, [sample.known for sample in samples], config, seed, log)
+    if begun is not None:
+        cells, labels, settled = begun
+    else:
+        cells, labels, settled = find_classes(bank, rotation.scale, config, seed, log)
+        labels = order_by_brightness(samples, cells, labels, config.k)
     found = explain(bank, cells, labels, rotation, config, seed)
     log.stage(
         "generators",
@@ -113,6 +120,11 @@ def check_samples(samples: Sequence[Sample], config: TextureConfig) -> None:
             raise ValueError(f"validity must have the shape {sample.image.shape[:2]}; got {sample.valid.shape}")
         if not np.isfinite(sample.image[sample.valid]).all():
             raise ValueError("valid pixels must be finite; got NaN or infinity")
+        if sample.known is not None:
+            if sample.known.shape != sample.valid.shape:
+                raise ValueError(f"known classes must have the shape {sample.valid.shape}; got {sample.known.shape}")
+            if sample.known.max(initial=-1) >= config.k:
+                raise ValueError(f"known classes must be below k = {config.k}; got {sample.known.max()}")
     if not any(sample.valid.any() for sample in samples):
         raise ValueError(f"samples must hold a valid pixel; got none in {len(samples)} samples")
 
@@ -123,7 +135,7 @@ def draw_windows(samples: Sequence[Sample], fit_px: int, rng: np.random.Generato
     if sum(sample.valid.size for sample in held) <= fit_px:
         return held
     windows = [
-        Sample(sample.image[y : y + WINDOW_PX, x : x + WINDOW_PX], sample.valid[y : y + WINDOW_PX, x : x + WINDOW_PX])
+        cut(sample, slice(y, y + WINDOW_PX), slice(x, x + WINDOW_PX))
         for sample in held
         for y in range(0, sample.valid.shape[0], WINDOW_PX)
         for x in range(0, sample.valid.shape[1], WINDOW_PX)
@@ -136,6 +148,41 @@ def draw_windows(samples: Sequence[Sample], fit_px: int, rng: np.random.Generato
     return [windows[i] for i in chosen]
 
 
+def cut(sample: Sample, rows: slice, columns: slice) -> Sample:
+    """Return a window of a sample."""
+    known = None if sample.known is None else sample.known[rows, columns]
+    return Sample(sample.image[rows, columns], sample.valid[rows, columns], known)
+
+
+def begin_with_known(
+    bank: Bank, known: Sequence[Known | None], config: TextureConfig, seed: int, log: StageLog
+) -> tuple[Cells, Ints, str] | None:
+    """Begin with the classes that the ground is known by; None where too little of it is known."""
+    if all(each is None for each in known):
+        return None
+    cells = bank.cells(_stride(bank, config.k))
+    before = known_cells(known, cells)
+    if before is None:
+        return None
+    labels, gains = start_from(cells, before, config.k, config.finding, np.random.default_rng((seed, 17)))
+    kept = kept_share(before, labels)
+    log.step(1 - kept, START_RUNS)
+    log.stage(
+        "known",
+        1,
+        cells=len(cells.features),
+        known=round(float((before >= 0).mean()), 6),
+        classes=len(np.unique(before[before >= 0])),
+        kept=round(kept, 6),
+        gains=gains,
+    )
+    settled = f"begun with classes of an earlier date ({kept:.1%} of the cells that they are known by kept their class)"
+    if config.refine_rounds == 0:
+        return cells, labels, settled
+    fine, refined = refine(bank, cells, labels, config, REFINE_ROUNDS, log)
+    return fine, refined.labels, settled
+
+
 def find_classes(
     bank: Bank, spread: Floats, config: TextureConfig, seed: int, log: StageLog
 ) -> tuple[Cells, Ints, str]:
@@ -143,14 +190,13 @@ def find_classes(
 
     `spread` are the stds of the principal bands, see `starts.propose`.
     """
-    stride = _stride(bank, config.k)
-    cells = bank.cells(stride)
+    cells = bank.cells(_stride(bank, config.k))
 
-    def quietly(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = config.finding) -> Assigned:
-        return alternate(on, labels, k, rounds=rounds, settle=config.settle, sight=sight)
+    def quietly(labels: Ints, k: int, rounds: int) -> Assigned:
+        return alternate(cells, labels, k, rounds=rounds, settle=config.settle, sight=config.finding)
 
-    def run(labels: Ints, k: int, rounds: int, on: Cells = cells, sight: Sight = config.finding) -> Assigned:
-        result = quietly(labels, k, rounds, on, sight)
+    def run(labels: Ints, k: int, rounds: int) -> Assigned:
+        result = quietly(labels, k, rounds)
         log.step(result.changes[-1] if result.changes else 0.0)
         return result
 
@@ -163,12 +209,20 @@ def find_classes(
     log.stage("starts", int(str(report.pop("steps"))), cells=len(cells.features), **report)
     if config.refine_rounds == 0:
         return cells, best.labels, _settled(best, config)
-    fine = bank.cells(max(1, stride // 2))
-    moments = fit_moments(cells.features, best.labels, config.k)
-    labels = assign(fine, moments, config.finding)
-    refined = run(labels, config.k, config.refine_rounds, fine, config.refining)
-    log.stage("refine", len(refined.changes), cells=len(fine.features), changes=list(refined.changes))
+    fine, refined = refine(bank, cells, best.labels, config, config.refine_rounds, log)
     return fine, refined.labels, _settled(refined, config)
+
+
+def refine(
+    bank: Bank, cells: Cells, labels: Ints, config: TextureConfig, rounds: int, log: StageLog
+) -> tuple[Cells, Assigned]:
+    """Draw borders: assign cells of half the stride by the classes of the coarse ones, and alternate on them."""
+    fine = bank.cells(max(1, cells.stride // 2))
+    begun = assign(fine, fit_moments(cells.features, labels, config.k), config.finding)
+    refined = alternate(fine, begun, config.k, rounds=rounds, settle=config.settle, sight=config.refining)
+    log.step(refined.changes[-1])
+    log.stage("refine", len(refined.changes), cells=len(fine.features), changes=list(refined.changes))
+    return fine, refined
 
 
 def _stride(bank: Bank, k: int) -> int:

@@ -45,8 +45,25 @@ def see_sites(geobox: GeoBox, window: Window, labels: NDArray[np.uint8], most: i
     most
         How many sites to note at most.
     """
+    keys, rows, columns = sites_in(geobox, window)
+    seen = labels[rows, columns]
+    valid = seen != NO_CLASS
+    return fewest(Sites(keys[valid], seen[valid].astype(np.int64)), most)
+
+
+def lay_out(geobox: GeoBox, window: Window, known: Sites) -> NDArray[np.int64]:
+    """Return ``(y, x)`` the class that is known of each pixel of a window: nearly everywhere none, -1."""
+    laid = np.full(window.shape, -1, np.int64)
+    keys, rows, columns = sites_in(geobox, window)
+    _, here, there = np.intersect1d(keys, known.keys, return_indices=True)
+    laid[rows[here], columns[here]] = known.ids[there]
+    return laid
+
+
+def sites_in(geobox: GeoBox, window: Window) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the keys of the sites in a window, and the row and the column of each, counted from its corner."""
     if geobox.crs is None:
-        return Sites.none()
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
     affine = geobox.affine
     step = 2.0 ** round(math.log2(SPACING_PX * math.sqrt(abs(affine.determinant))))
     corners = [affine @ corner for corner in ((window.x0, window.y0), (window.x1, window.y0), (window.x0, window.y1),
@@ -58,10 +75,8 @@ def see_sites(geobox: GeoBox, window: Window, labels: NDArray[np.uint8], most: i
     x, y = (grid.ravel() for grid in np.meshgrid(x, y))
     columns, rows = (np.floor(np.asarray(values)).astype(np.int64) for values in ~affine @ (x, y))
     inside = (rows >= window.y0) & (rows < window.y1) & (columns >= window.x0) & (columns < window.x1)
-    seen = labels[rows[inside] - window.y0, columns[inside] - window.x0]
-    valid = seen != NO_CLASS
-    keys = site_keys(x[inside][valid], y[inside][valid], str(geobox.crs))
-    return fewest(Sites(keys, seen[valid].astype(np.int64)), most)
+    keys = site_keys(x[inside], y[inside], str(geobox.crs))
+    return keys, rows[inside] - window.y0, columns[inside] - window.x0
 
 
 def site_keys(x: Float, y: Float, crs: str) -> NDArray[np.uint64]:

@@ -38,7 +38,8 @@ def test_features_of_this_version_stay_what_they_are():
     """Who changes features has to raise the version, and then these numbers."""
     features, _ = signature_features(_image((16, 16), 2), np.ones((16, 16), dtype=bool))
     assert SIGNATURE_VERSION == 2
-    expected = [-0.8040, -0.4335, -2.9967, -4.9912, -6.3322, -3.1110, -4.6997, -5.3164, -0.1108, -0.2955, 0.0603, -0.1186]
+    level = [-0.8040, -0.4335, -2.9967, -4.9912, -6.3322, -3.1110, -4.6997, -5.3164]
+    expected = [*level, -0.1108, -0.2955, 0.0603, -0.1186]
     np.testing.assert_allclose(features[1, 2], expected, atol=2e-4)
 
 
