@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.align.simulator import SCENARIOS
-from benchmarks.catalogue.dates import run_dates
+from benchmarks.catalogue.dates import APPLIED, WAYS, run_dates
 from benchmarks.catalogue.rates import measure_rates, summarise
 from benchmarks.catalogue.speed import measure_speed
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 
 SEEDS = (21, 22, 23, 24, 25)
 SIDES = (1, 2, 8)
+DATE_SEEDS = (0, 1, 2)
 WATER_SETTINGS: dict[str, Any] = {"k": 6}
 """Of the runs of the three dates."""
 NOTE = (
@@ -52,12 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_record(asked.json, record)
     if "dates" in parts:
         folder = asked.data or Path(os.environ.get("KTEX_DATA", "../shared/data")) / "naip-nd"
-        record["dates"] = {}
-        for name, apply_first in (("matched by texture", False), ("model of the first date", True)):
-            with tempfile.TemporaryDirectory() as out:
-                record["dates"][name] = run_dates(folder, Path(out), WATER_SETTINGS, apply_first=apply_first)
-            write_record(asked.json, record)
-        texts.append(dates_table(record["dates"]))
+        record["dates"] = found_dates = list[dict[str, Any]]()
+        for seed in DATE_SEEDS:
+            for way in (*WAYS, APPLIED):
+                given = {**WATER_SETTINGS, "seed": seed, **WAYS.get(way, {})}
+                with tempfile.TemporaryDirectory() as out:
+                    found_dates.append(
+                        {"way": way, "seed": seed} | run_dates(folder, Path(out), given, apply_first=way == APPLIED)
+                    )
+                write_record(asked.json, record)
+        texts.append(dates_table(found_dates))
     text = "\n\n".join([*texts, f"Seeds {seeds}. {describe_run(record)}"])
     print(text)
     if asked.markdown:
@@ -65,15 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def dates_table(found: dict[str, Any]) -> str:
-    """Return one row for each way and date."""
+def dates_table(found: Sequence[dict[str, Any]]) -> str:
+    """Return one row for each way, seed and date."""
     rows = [
-        [way, each["date"], each["classes"], each["classes_effective"], str(each["new"]), json.dumps(each["water"]),
-         result["same_id"]]
-        for way, result in found.items()
+        [result["way"], result["seed"], each["date"], each["classes"], each["classes_effective"], str(each["new"]),
+         json.dumps(each["water"]), result["one_id"]]
+        for result in found
         for each in result["dates"]
     ]  # fmt: skip
-    return format_table(["way", "date", "classes", "effective", "new", "ids in water", "same id on all three"], rows)
+    columns = ["way", "seed", "date", "classes", "effective", "new", "ids in water", "one id on all three"]
+    return format_table(columns, rows)
 
 
 if __name__ == "__main__":

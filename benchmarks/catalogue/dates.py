@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ DATES = ("2010", "2012", "2014")
 LEAST_NDWI = 0.3
 
 
-def run_dates(folder: Path, out: Path, given: dict[str, Any], *, apply_first: bool) -> dict[str, Any]:
+WAYS: dict[str, dict[str, Any]] = {
+    "begun with known ground": {},
+    "each date by itself": {"known_ground": False},
+    "local, 9 blocks": {"mode": "local", "block_px": 352, "chunk_px": 352},
+}
+"""How dates are trained: settings beside the common ones."""
+APPLIED = "model of the first date"
+
+
+def run_dates(folder: Path, out: Path, given: dict[str, Any], *, apply_first: bool = False) -> dict[str, Any]:
     """Map the first date, attach the others, and measure.
 
     Parameters
@@ -37,6 +47,7 @@ def run_dates(folder: Path, out: Path, given: dict[str, Any], *, apply_first: bo
             settings |= {"model": results[0].path}
         else:
             settings |= {"mode": "global", **given}
+        print(f"{date}: {given}, {'applied' if apply_first else 'trained'}", file=sys.stderr, flush=True)
         results.append(segment(folder, Settings(**settings), out / date))
     return measure_dates(folder, results)
 
