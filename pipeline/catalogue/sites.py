@@ -20,7 +20,7 @@ from pipeline.catalogue.values import Float, Sites
 SPACING_PX = 16
 """About how far sites are apart, in pixels: rounded so that the distance is a power of two of the unit of the CRS."""
 MAX_OF_BLOCK = 4096
-MAX_KEPT = 65536
+MAX_KEPT = 1 << 18
 """Sites of a block, and of a catalogue, that are kept."""
 
 
@@ -28,7 +28,7 @@ def sites_of_block(blocks: int) -> int:
     """Return how many sites each of so many blocks notes: more than enough for what is kept of all of them.
 
     >>> [sites_of_block(blocks) for blocks in (1, 100, 100_000)]
-    [4096, 2621, 64]
+    [4096, 4096, 64]
     """
     return min(MAX_OF_BLOCK, max(64, 4 * MAX_KEPT // blocks))
 
