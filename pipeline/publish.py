@@ -211,6 +211,15 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
         repairs=[_describe_repair(alignment, each) for each in alignment.repairs],
         confusions=[{"ids": list(c.classes), "pixels": c.pixels, "share": c.share} for c in alignment.confusions],
         contested=[{"block": list(c.block), "shared_px": c.shared_px, "share": c.share} for c in alignment.contested],
+        blocks=[
+            {
+                "block": list(index),
+                "posterior": round(float(alignment.posterior[index][mask].mean()), 4),
+                "least_posterior": round(float(alignment.posterior[index][mask].min()), 4),
+            }
+            for index, mask in used.items()
+            if mask.any()
+        ],
     )
 
 

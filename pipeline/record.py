@@ -146,6 +146,7 @@ class AlignmentMetrics(_Part):
     repairs: list[JsonValue] = Field(default_factory=list)
     confusions: list[JsonValue] = Field(default_factory=list)
     contested: list[JsonValue] = Field(default_factory=list)
+    blocks: list[JsonValue] = Field(default_factory=list)
     catalogue: dict[str, JsonValue] | None = None
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from pipeline.align.values import Alignment, BlockSignature, Confusion, Contested, Overlap
 from pipeline.blocks import Index
 
-MOST = 50
-"""So many pairs of classes, and so many blocks, are listed: those that differ in the largest share of pixels."""
+MOST_PAIRS, MOST_BLOCKS = 2000, 50
+"""So many pairs of classes are listed, which is all of them up to 63 classes, and so many blocks to look at: those that
+differ in the largest share of pixels."""
 
 
 def find_confusions(
@@ -30,7 +31,7 @@ def find_confusions(
     total = table.sum(axis=1) - np.diag(table) // 2
     one, two = np.nonzero(np.triu(table, 1))
     share = table[one, two] / np.maximum(np.minimum(total[one], total[two]), 1)
-    order = np.lexsort((two, one, -share))[:MOST]
+    order = np.lexsort((two, one, -share))[:MOST_PAIRS]
     return tuple(
         Confusion((int(one[i]), int(two[i])), int(table[one[i], two[i]]), round(float(share[i]), 4)) for i in order
     )
@@ -48,7 +49,7 @@ def find_contested(
             before = counts.get(index, (0, 0))
             counts[index] = before[0] + int(each.table.sum()), before[1] + differ
     found = [Contested(i, total, round(differ / total, 4)) for i, (total, differ) in counts.items() if differ]
-    return tuple(sorted(found, key=lambda each: (-each.share, each.block))[:MOST])
+    return tuple(sorted(found, key=lambda each: (-each.share, each.block))[:MOST_BLOCKS])
 
 
 def _ids(alignment: Alignment, signatures: Iterable[BlockSignature]) -> dict[Index, np.typing.NDArray[np.intp]]:

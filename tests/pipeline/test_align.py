@@ -238,6 +238,12 @@ def test_doubtful_matches_are_listed_with_what_they_are_and_how_sure():
         assert each["posterior"] == pytest.approx(found.posterior[y, x][i], abs=1e-4)
         assert each["margin"] == pytest.approx(found.margin[y, x][i], abs=1e-4)
         assert each["margin"] <= each["posterior"]
+    told = {tuple(each["block"]): each for each in describe_alignment(found).blocks}
+    assert told.keys() == {s.index for s in mosaic.signatures}
+    for s in mosaic.signatures:
+        own = found.posterior[s.index][s.ids]
+        assert told[s.index]["least_posterior"] == pytest.approx(own.min(), abs=1e-4)
+        assert told[s.index]["posterior"] == pytest.approx(own.mean(), abs=1e-4)
     # What is named second is what a wrong name should have been, far more often than another class would be.
     nodes = [
         (int(found.lookup[s.index][i]), int(found.second[s.index][i]), int(true))
