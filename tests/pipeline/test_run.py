@@ -20,7 +20,7 @@ from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, open_result, segment
 from pipeline import predict as predict_module
 from pipeline import run as run_module
-from pipeline.blocks import Block
+from pipeline.blocks import Block, BlockGrid
 from pipeline.plan import Plan
 from pipeline.report import stage as report_stage
 from pipeline.workspace import WORK
@@ -135,10 +135,13 @@ def test_a_position_coded_mosaic_survives_from_source_to_cog(
             nodata=0,
         )
 
+    told = list[Any]()
+
     class Coder(grey_model.GreyModel):
         """Gives each pixel the remainder of its position."""
 
         def predict(self, image: Any, valid: Any, inner: Any = None, windows: Any = None) -> Any:
+            told.append(windows)
             values = np.rint(image[inner or (slice(None), slice(None))][..., 0] * 10_000).astype(int)
             return grey_model.Prediction((values % 97).astype(np.uint8), np.full(values.shape, 200, np.uint8))
 
@@ -150,6 +153,9 @@ def test_a_position_coded_mosaic_survives_from_source_to_cog(
             quad.write(np.where(quad.read(1) % 9_973 == 0, 9_973, quad.read(1) % 9_973).astype(np.uint16), 1)
     code_in_range[code_in_range == 0] = 9_973
     result = segment(tmp_path / "quads", Settings(**write_scaled), tmp_path / "out")
+    grid = BlockGrid((140, 140), SMALL["block_px"])
+    assert len(told) == len(grid) > 1
+    assert set(told) == {grid.windows}, "all blocks state the windows of their grid, and share a shape of tile"
     expected = (code_in_range % 97).astype(np.uint8)
     np.testing.assert_array_equal(result.labels.to_numpy(), expected)
     with rasterio.open(tmp_path / "out" / "labels.tif") as cog:
