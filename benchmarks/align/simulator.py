@@ -94,6 +94,10 @@ STRESS = {
 DRIFT = 0.48
 """Standard deviation over the scene of a drift of 1: so k-means of signatures scores as in the study, as does the
 drift of classes in `cdrift`."""
+PATCH_PX, REGION_PX, SEA_PX = 6.0, 60.0, 32.0
+"""Smoothness of patches, of the regions that lack classes, and of the sea."""
+REGION = 0.9
+"""Weight of the regions against the patches."""
 _GAP = 30
 """Blocks of nothing between two parts."""
 _STEP = 2.0
@@ -204,11 +208,11 @@ def _scene(rng: np.random.Generator, shape: tuple[int, int], classes: int, nodat
     best = np.full(shape, -np.inf, dtype=np.float32)
     truth = np.zeros(shape, dtype=np.uint8)
     for k in range(classes):
-        score = _field(rng, shape, 6.0) + 0.9 * _field(rng, shape, 60.0)
+        score = _field(rng, shape, PATCH_PX) + REGION * _field(rng, shape, REGION_PX)
         truth[score > best] = k
         best = np.maximum(best, score)
     if nodata > 0:
-        sea = _field(rng, shape, 32.0)
+        sea = _field(rng, shape, SEA_PX)
         truth[sea < np.quantile(sea, nodata)] = NODATA
     return truth
 
