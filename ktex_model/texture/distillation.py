@@ -95,7 +95,7 @@ def steps_at_once(config: TextureConfig, free_bytes: int | None) -> int:
     Examples
     --------
     >>> [steps_at_once(TextureConfig(6, 4), free) for free in (None, 1 << 20, 1 << 28, 1 << 34)]
-    [20, 1, 8, 20]
+    [20, 1, 5, 20]
     """
     if free_bytes is None:
         return STEPS_AT_ONCE

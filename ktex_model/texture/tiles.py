@@ -44,7 +44,7 @@ def largest_side(architecture: Architecture, cap: int, free_bytes: int | None) -
     Examples
     --------
     >>> [largest_side(Architecture(6, 4), 2048, free) for free in (None, 1 << 20, 1 << 28, 1 << 30, 1 << 34)]
-    [2048, 256, 736, 1552, 2048]
+    [2048, 256, 736, 1520, 2048]
     """
     if free_bytes is None:
         return cap
