@@ -37,19 +37,19 @@ def read_known(plan: Plan) -> Sites:
         return Sites(arrays["keys"], arrays["ids"])
 
 
-def known_classes(plan: Plan, windows: Sequence[Window]) -> list[NDArray[np.int16] | None]:
+def known_classes(plan: Plan, windows: Sequence[Window]) -> Sequence[NDArray[np.int16] | None]:
     """Return for each window ``(y, x)`` int16 the known class of each pixel; -1 where none is, None where nothing is.
 
     Classes are numbered in the order of their ids in the catalogue. There are at most k: those that lie on most of the
     sites in the windows.
     """
-    sites, nothing = read_known(plan), [None] * len(windows)
+    sites = read_known(plan)
     if not len(sites):
-        return [*nothing]
+        return [None] * len(windows)
     laid = [lay_out(plan.scene.geobox, window, sites) for window in windows]
     seen, count = np.unique(np.concatenate([each[each >= 0] for each in laid]), return_counts=True)
     if not len(seen):
-        return [*nothing]
+        return [None] * len(windows)
     ids = np.sort(seen[np.lexsort((seen, -count))][: plan.k])
     number = np.full(int(seen.max()) + 2, -1, np.int16)  # the last one is for -1
     number[ids] = np.arange(len(ids))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ktex_model.device import CGROUPS
 from pipeline.blocks import BlockGrid
 from pipeline.engine import Capacity
 from pipeline.errors import InputError
@@ -30,7 +31,7 @@ LIMIT_FACTOR = 1.25
 BLOCK_SIDES = (4096, 2048, 1024, 512, 256)
 """What `--block-px auto` chooses from."""
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUP_LIMITS = tuple(f"{folder}/{limit}" for folder, limit, *_ in CGROUPS)
 
 READ_S_PER_MPX_BAND = 0.02
 PREDICT_S_PER_MPX = 0.6

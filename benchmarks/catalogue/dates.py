@@ -47,7 +47,7 @@ def run_dates(folder: Path, out: Path, given: dict[str, Any], *, apply_first: bo
             settings |= {"model": results[0].path}
         else:
             settings |= {"mode": "global", **given}
-        print(f"{date}: {given}, {'applied' if apply_first else 'trained'}", file=sys.stderr, flush=True)
+        print(f"{date}: {given}{', by the first model' * ('model' in settings)}", file=sys.stderr, flush=True)
         results.append(segment(folder, Settings(**settings), out / date))
     return measure_dates(folder, results)
 

@@ -98,6 +98,18 @@ def test_of_too_little_nothing_is_begun(what: str) -> None:
     assert begun(replace(sample, known=laid), 4) is None
 
 
+def test_a_class_of_which_hardly_anything_is_known_is_left_out() -> None:
+    sample, truth = quarters()
+    laid = at_sites(truth)
+    rows, columns = np.nonzero(laid == 3)
+    laid[rows[known.LEAST_CELLS - 1 :], columns[known.LEAST_CELLS - 1 :]] = -1
+    bank = fit_bank([decompose(fit_rotation([sample]).forward(sample.image), sample.valid)])
+    found = known.known_cells([laid], bank.cells(4))
+    assert found is not None
+    assert np.unique(found).tolist() == [-1, 0, 1, 2]
+    assert (found >= 0).sum() == (laid >= 0).sum() - (known.LEAST_CELLS - 1)
+
+
 def test_a_corner_of_a_scene_does_not_tell_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     sample, truth = quarters()
     monkeypatch.setattr(known, "COVER_PX", 32)

@@ -42,7 +42,8 @@ def test_classes_are_laid_out_where_they_were_seen_on_another_grid_too() -> None
     other = lay_out(coarse, Window(0, 0, 100, 150), known)
     rows, columns = np.nonzero(other >= 0)
     there = labels.reshape(100, 2, 150, 2)[rows, :, columns, :].reshape(-1, 4)
-    assert len(rows) == 0 or (there == other[rows, columns][:, None]).any(axis=1).all()
+    assert len(rows) > 30
+    assert (there == other[rows, columns][:, None]).any(axis=1).all()
 
 
 @pytest.fixture
