@@ -6,9 +6,7 @@ at once, they are written into it here.
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS, Prediction
-from pipeline import objects
 from pipeline.align import BlockSignature, Overlap
 from pipeline.align.measure import overlap
 from pipeline.assemble import REPAIR, Task, begin_core, is_assembled, read_labels, task_of, write_core
@@ -41,8 +38,6 @@ STAGE = "predict"
 SPECTRA_PX, SPECTRA_STEP, SPECTRA_LEAST = 1 << 20, 16, 1000
 """Of blocks of so many pixels one row in so many tells the mean spectra; all rows, of classes with fewer pixels."""
 
-_READING = threading.Lock()
-
 
 def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
     """Label one block: labels and margins to the store, signatures and sums to the marker's side.
@@ -52,7 +47,7 @@ def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
     """
     start, costs = time.perf_counter(), Costs()
     forget_prediction(plan, block)
-    with _turn_to_read(plan, block), costs.moving("read"):
+    with costs.moving("read"):
         pixels = plan.read(block.read)
     record: dict[str, Any]
     if not pixels.valid[block.core.relative_to(block.read).slices].any():
@@ -66,15 +61,6 @@ def predict_block(plan: Plan, block: Block) -> dict[str, Any]:
     record |= {"key": prediction_key(plan, block), "costs": costs.to_json()}
     plan.folders.mark(STAGE, block.name, record)
     return record
-
-
-def _turn_to_read(plan: Plan, block: Block) -> AbstractContextManager[object]:
-    """Return what a thread holds while it reads, so that the next finds the tiles that both need decoded already.
-
-    What comes over a network is waited for more than decoded: such windows are read at the same time.
-    """
-    distant = any(objects.is_object(path) for path in plan.scene.files_in(block.read))
-    return nullcontext() if distant else _READING
 
 
 def prediction_key(plan: Plan, block: Block) -> str:
