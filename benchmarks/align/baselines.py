@@ -27,6 +27,9 @@ Ids = dict[Index, NDArray[np.intp]]
 Table = NDArray[np.int64]
 Edge = tuple[int, int, float]
 _MOST = 6.0
+"""What one overlap can say at most for or against two nodes."""
+_APART = 25.0
+"""By how much two nodes of one block repel each other: one overlap less speaks for them than four may."""
 
 
 def raster_hungarian(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int) -> Ids:
@@ -86,19 +89,20 @@ def contract_overlaps(
 ) -> Ids:
     """Greedy additive edge contraction on how much more two nodes share than chance would have them share.
 
-    Two nodes of one block repel each other by as much as one overlap can say for them.
+    Two nodes of one block repel each other.
     """
     del classes, seed
     first = _first_nodes(signatures)
-    edges = [*_overlap_edges(overlaps, first), *_block_edges(signatures, first)]
+    edges = [*_overlap_edges(overlaps, first), *_block_edges(signatures, first, _APART)]
     return _split(signatures, contract(sum(len(s.ids) for s in signatures), edges))
 
 
 def contract_all(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int) -> Ids:
     """Do the same with edges to the nearest and to random nodes in feature space, attractive where alike.
 
-    Alike is what is as near as matched nodes of neighbours are: thrice the median of their squared distances, after
-    the offsets that shared pixels measure.
+    Alike is what is as near as matched nodes of neighbours are: 3.5 times the median of their squared distances,
+    after the offsets that shared pixels measure. Two nodes of one block repel each other by as much as one overlap can
+    say for them.
     """
     del classes
     rng = np.random.default_rng(seed)
@@ -106,17 +110,17 @@ def contract_all(signatures: Sequence[BlockSignature], overlaps: Sequence[Overla
     features = _level(signatures, overlaps)
     edges = list(_overlap_edges(overlaps, first))
     matched = np.array([(a, b) for a, b, weight in edges if weight > 0]).reshape(-1, 2)
-    limit = 3 * float(np.median(((features[matched[:, 0]] - features[matched[:, 1]]) ** 2).sum(1)))
+    limit = 3.5 * float(np.median(((features[matched[:, 0]] - features[matched[:, 1]]) ** 2).sum(1)))
     count = min(11, len(features))
     near = cKDTree(features).query(features, count)[1].reshape(len(features), -1)[:, 1:]
-    far = rng.integers(len(features), size=(len(features), 20))
+    far = rng.integers(len(features), size=(len(features), 30))
     for others in (near, far):
         a = np.arange(len(features)).repeat(others.shape[1])
         b = others.ravel()
         distance = ((features[a] - features[b]) ** 2).sum(1)
         weights = np.clip(1 - distance / limit, -1, 1)
         edges += [(int(i), int(j), float(w)) for i, j, w in zip(a, b, weights, strict=True) if i != j]
-    edges += _block_edges(signatures, first)
+    edges += _block_edges(signatures, first, _MOST)
     return _split(signatures, contract(len(features), edges))
 
 
@@ -227,10 +231,10 @@ def _overlap_edges(overlaps: Sequence[Overlap], first: dict[Index, int]) -> Iter
                 yield first[o.a] + i, first[o.b] + j, float(weight)
 
 
-def _block_edges(signatures: Sequence[BlockSignature], first: dict[Index, int]) -> Iterator[Edge]:
+def _block_edges(signatures: Sequence[BlockSignature], first: dict[Index, int], apart: float) -> Iterator[Edge]:
     for s in signatures:
         for i, j in itertools.combinations(range(len(s.ids)), 2):
-            yield first[s.index] + i, first[s.index] + j, -_MOST
+            yield first[s.index] + i, first[s.index] + j, -apart
 
 
 def _first_nodes(signatures: Sequence[BlockSignature]) -> dict[Index, int]:

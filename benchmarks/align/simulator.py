@@ -60,7 +60,7 @@ class Scenario:
     class_drift: float = 0.0
     nodata: float = 0.0
     noise: float = 0.25
-    warp_px: float = 1.2
+    warp_px: float = 1.5
     overlap_px: int = 4
     classes: int = 8
     parts: int = 1
@@ -94,9 +94,9 @@ STRESS = {
 DRIFT = 0.48
 """Standard deviation over the scene of a drift of 1: so k-means of signatures scores as in the study, as does the
 drift of classes in `cdrift`."""
-PATCH_PX, REGION_PX, SEA_PX = 6.0, 60.0, 32.0
+PATCH_PX, REGION_PX, SEA_PX = 8.0, 60.0, 96.0
 """Smoothness of patches, of the regions that lack classes, and of the sea."""
-REGION = 0.9
+REGION = 1.0
 """Weight of the regions against the patches."""
 _GAP = 30
 """Blocks of nothing between two parts."""

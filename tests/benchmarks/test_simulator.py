@@ -57,7 +57,7 @@ def test_stress_is_std_but_for_one_thing(name):
 
 def test_noise_moves_nodes_by_as_much_as_classes_differ():
     assert _about_classes(simulate((6, 6), PLAIN, 1)) < 0.1
-    mosaic = simulate((6, 6), _alone("noise1"), 1)
+    mosaic = simulate((20, 20), _alone("noise1"), 1)
     assert 0.95 < _about_classes(mosaic) < 1.15
     assert np.mean([s.spread.mean() for s in mosaic.signatures]) == pytest.approx(1)
 
@@ -69,7 +69,7 @@ def test_radiometry_moves_blocks_and_overlaps_see_it():
 
 
 def test_drift_moves_classes_over_the_scene_by_as_much_as_it_says():
-    assert _about_classes(simulate((8, 8), _alone("drift8"), 1)) == pytest.approx(8 * 0.48, rel=0.2)
+    assert _about_classes(simulate((20, 20), _alone("drift8"), 1)) == pytest.approx(8 * 0.48, rel=0.2)
 
 
 def test_bad_blocks_know_nothing_of_the_truth():
@@ -106,7 +106,7 @@ def test_borders_that_are_moved_further_are_wrong_more_often():
     def wrong(scenario):
         return 1 - measure(simulate((8, 8), scenario, 1), "oracle", 0)["pixel_ari"]
 
-    assert wrong(STRESS["warp2"]) > 1.3 * wrong(STD)
+    assert wrong(STRESS["warp2"]) > 1.2 * wrong(STD)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("classes3", 3), ("classes14", 14), ("std", 8)])

@@ -60,7 +60,7 @@ def test_small_mosaics_have_as_many_classes_as_the_truth(counts, name):
     # Few blocks say little about how far a class may wander: what is near must not be taken for another class.
     scores, surplus = [], []
     for seed in (1, 2):
-        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=96)
+        mosaic = simulate(counts, SCENARIOS[name], seed, classes=6, block_px=128)
         found = align(mosaic.signatures, mosaic.overlaps)
         true, _, _ = node_scores(mosaic, found)
         scores.append(_score(mosaic, found))
