@@ -36,7 +36,8 @@ def run_segmentation(
 
     limit_threads()
     from pipeline.engine import open_engine
-    from pipeline.run import STAGES, prepare
+    from pipeline.preparation import prepare
+    from pipeline.run import STAGES
 
     # The published losses are looked for with TensorFlow, which speaks on standard error whatever it is told.
     with hushed() if settings.preset == "paper" and not verbose else nullcontext(), open_progress() as hashing:
@@ -112,7 +113,7 @@ def check_sources(sources: list[str], given: dict[str, Any], *, config: Path | N
     """Carry out ``ktex check``: all that `ktex run` checks, and what it would take; nothing is written."""
     from pipeline.imagery import open_source
     from pipeline.plan import make_plan, project_cost
-    from pipeline.run import local_capacity
+    from pipeline.preparation import local_capacity
 
     settings = make_settings(given, config)
     scene = open_source(sources, settings)

@@ -36,7 +36,9 @@ from pipeline.engine import Engine, open_engine  # noqa: E402
 from pipeline.logs import recorded_in  # noqa: E402
 from pipeline.report import remake_report  # noqa: E402
 from pipeline.results import Result  # noqa: E402
-from pipeline.run import STAGES, Run, Stage, prepare  # noqa: E402
+from pipeline.preparation import prepare  # noqa: E402
+from pipeline.run import STAGES  # noqa: E402
+from pipeline.running import Run, Stage  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402
 from pipeline.truth import score_against  # noqa: E402
 

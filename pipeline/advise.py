@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.imagery import open_source
 from pipeline.metrics import Contingency
 from pipeline.plan import make_plan, model_config
-from pipeline.run import describe_source
+from pipeline.preparation import describe_source
 from pipeline.scene import Source
 from pipeline.settings import Settings
 from pipeline.train import scene_samples

@@ -33,7 +33,7 @@ from pipeline.stores import NODATA, LabelStore, set_legend
 from pipeline.workspace import read_json, replace_arrays, write_json
 
 if TYPE_CHECKING:
-    from pipeline.run import Run
+    from pipeline.running import Run
 
 FIGURES = "levels, figures and quicklook"
 WHOLE = ("confidence.tif", "labels.tif", FIGURES)

@@ -80,7 +80,8 @@ def measure(scene: Path, model: Path, out: Path, *, workers: int, block_px: int,
     from pipeline import Settings
     from pipeline.engine import open_engine
     from pipeline.plan import project_cost
-    from pipeline.run import STAGES, prepare
+    from pipeline.preparation import prepare
+    from pipeline.run import STAGES
 
     confine(workers)
     settings = Settings(bands=BANDS, model=model, workers=workers, block_px=block_px, engine=engine)

@@ -21,7 +21,7 @@ from pipeline.report.views import Stretch
 from pipeline.report.write import write_report
 
 if TYPE_CHECKING:
-    from pipeline.run import Run
+    from pipeline.running import Run
 
 
 def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> None:

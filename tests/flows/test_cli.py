@@ -33,7 +33,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Calls of `pipeline.run.prepare`, which is replaced: the tests here are about what surrounds it."""
+    """Calls of `pipeline.preparation.prepare`, which is replaced: the tests here are about what surrounds it."""
     calls: list[dict[str, Any]] = []
 
     class Work:
@@ -55,7 +55,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         work.log = Path(out) / "run.log"  # type: ignore[attr-defined]
         return work
 
-    monkeypatch.setattr("pipeline.run.prepare", prepare)
+    monkeypatch.setattr("pipeline.preparation.prepare", prepare)
     monkeypatch.setattr(commands, "tell", lambda result: 0)
     return calls
 
@@ -183,7 +183,7 @@ def test_what_goes_wrong_has_its_code_and_its_line(
     def prepare(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("pipeline.run.prepare", prepare)
+    monkeypatch.setattr("pipeline.preparation.prepare", prepare)
     assert main(["run", "a.tif", "--out", str(tmp_path / "o")]) == code
     assert capsys.readouterr().err.lstrip() == message
 
@@ -196,7 +196,9 @@ def test_a_failure_midway_names_its_log_and_v_shows_the_traceback(
 
     stage.title = "Training"  # type: ignore[attr-defined]
     monkeypatch.setattr("pipeline.run.STAGES", (stage,))
-    monkeypatch.setattr(sys.modules["pipeline.run"].prepare("", Settings(), tmp_path).__class__, "is_done", False)
+    monkeypatch.setattr(
+        sys.modules["pipeline.preparation"].prepare("", Settings(), tmp_path).__class__, "is_done", False
+    )
     arguments = ["run", "a.tif", "--out", str(tmp_path / "o"), "--engine", "serial"]
     assert main(arguments) == 1
     err = capsys.readouterr().err

@@ -22,7 +22,7 @@ from flows import segment_mosaic as module
 from flows.prefect_settings import PRIVATE
 from pipeline.demo import make_demo
 from pipeline.errors import InputError
-from pipeline.run import Stage
+from pipeline.running import Stage
 from pipeline.settings import Settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
