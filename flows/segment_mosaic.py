@@ -34,9 +34,9 @@ from prefect.states import Completed  # noqa: E402
 from flows.summary import class_table, to_markdown  # noqa: E402
 from pipeline.engine import Engine, open_engine  # noqa: E402
 from pipeline.logs import recorded_in  # noqa: E402
+from pipeline.preparation import prepare  # noqa: E402
 from pipeline.report import remake_report  # noqa: E402
 from pipeline.results import Result  # noqa: E402
-from pipeline.preparation import prepare  # noqa: E402
 from pipeline.run import STAGES  # noqa: E402
 from pipeline.running import Run, Stage  # noqa: E402
 from pipeline.settings import Settings  # noqa: E402

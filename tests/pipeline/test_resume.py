@@ -16,8 +16,8 @@ from pipeline import predict as predict_module
 from pipeline import run as run_module
 from pipeline.blocks import Block, Window
 from pipeline.plan import Plan
-from pipeline.results import open_result
 from pipeline.preparation import prepare
+from pipeline.results import open_result
 from pipeline.stores import LabelStore
 from pipeline.workspace import Folders
 from tests.pipeline import grey_model
