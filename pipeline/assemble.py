@@ -188,7 +188,6 @@ def write_core(
     labels: Labels,
     confidence: NDArray[np.uint8],
     costs: Costs,
-    counts: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Write a core into the map, and mark it done; returns its record.
 
@@ -198,11 +197,9 @@ def write_core(
         ``(y, x)`` of the core: ids, which are made as wide as those of the map, and 0..200; nodata where no class is.
     costs
         Of the block so far.
-    counts
-        Pixels of each class, where they have been counted already.
     """
     with costs.computing("cut"):
-        counts = count_classes(labels) if counts is None else counts
+        counts = count_classes(labels)
         labels = widened(labels, plan.settings.label_dtype)
     with costs.moving("write"):
         LabelStore.open(plan.folders.labels, mode="r+").write(task.block.core, labels, confidence)

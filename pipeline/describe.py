@@ -37,7 +37,6 @@ def describe_classes(
     labels: Labels,
     *,
     per_side: int | None,
-    counts: NDArray[np.int64] | None = None,
 ) -> tuple[BlockSignature, Members]:
     """Measure the classes of a block.
 
@@ -50,10 +49,8 @@ def describe_classes(
     per_side
         Look at so many windows along each side alone where the block is large (`windows_per_side`), and at one for
         each class that these miss. None: at all of it.
-    counts
-        Pixels of each class, where they have been counted already.
     """
-    windows = choose_windows(labels, per_side, counts) if per_side and labels.size >= SAMPLED_PX else []
+    windows = choose_windows(labels, per_side) if per_side and labels.size >= SAMPLED_PX else []
     if not windows:
         features, cell_valid = signature_features(image[:, :], valid)
         whole = measure(index, labels, features, cell_valid)
@@ -90,14 +87,13 @@ def windows_per_side(blocks: int) -> int:
     return min(MAX_PATCHES, max(2, math.isqrt(ENOUGH_WINDOWS // blocks)))
 
 
-def choose_windows(labels: Labels, per_side: int = MAX_PATCHES, there: NDArray[np.int64] | None = None) -> list[Window]:
+def choose_windows(labels: Labels, per_side: int = MAX_PATCHES) -> list[Window]:
     """Return windows of one size, spread over the block, and one for each class that these hardly hold."""
     height, width = labels.shape
     starts = [np.linspace(0, size - WINDOW_PX, per_side).astype(int).tolist() for size in (height, width)]
     spread = [_window(y, x, labels.shape) for y in starts[0] for x in starts[1]]
-    there = count_classes(labels) if there is None else there
     counts = [np.bincount(labels[w.slices].ravel(), minlength=NO_CLASS + 1)[:NO_CLASS] for w in spread]
-    rare = np.flatnonzero((there > 0) & (np.max(counts, axis=0) < MIN_PIXELS))
+    rare = np.flatnonzero((count_classes(labels) > 0) & (np.max(counts, axis=0) < MIN_PIXELS))
     chosen = [window for window, count in zip(spread, counts, strict=True) if count.any()]
     for label in rare:
         places = np.flatnonzero(labels.ravel() == label)

@@ -119,14 +119,13 @@ def _label(plan: Plan, block: Block, pixels: Pixels, costs: Costs) -> dict[str, 
     image = plan.scaled(pixels)
     with costs.computing("predict"):
         prediction = label_window(plan, block, found, image, pixels.valid)
-        counts = count_classes(prediction.labels) if block.core == block.wide else None
     if plan.labels_at_once:
-        write_core(plan, core_task(plan, block), prediction.labels, prediction.margin, costs, counts)
+        write_core(plan, core_task(plan, block), prediction.labels, prediction.margin, costs)
     else:
         with costs.moving("write"):
             RawStore.open(plan.folders.raw, plan.grid).write(block, prediction.labels, prediction.margin)
     keep_view(plan, block, pixels)
-    return leave_description(plan, block, pixels, prediction.labels, plan.folders.work, plan.k, costs, counts)
+    return leave_description(plan, block, pixels, prediction.labels, plan.folders.work, plan.k, costs)
 
 
 def label_window(
@@ -149,12 +148,10 @@ def leave_description(
     folder: Path,
     k: int,
     costs: Costs,
-    counts: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Write signatures and members of the classes of a block into `folder`, and return the sums of its `k` classes.
 
-    `pixels` are those of the read window, `labels` of the wide one, of which `counts` are known where the core is all
-    of it.
+    `pixels` are those of the read window, `labels` of the wide one.
     """
     image, wide, core = plan.scaled(pixels), block.wide_in_read.slices, block.core_in_wide.slices
     with costs.computing("signature"):
@@ -164,14 +161,13 @@ def leave_description(
             pixels.valid[wide],
             labels,
             per_side=windows_per_side(len(plan.grid)) if plan.one_model else None,
-            counts=counts,
         )
         most = sites_of_block(len(plan.grid))
         members = replace(members, sites=see_sites(plan.scene.geobox, block.core, labels[core], most))
     replace_arrays(folder / "signatures" / f"{block.name}.npz", signature.to_arrays())
     replace_arrays(folder / "members" / f"{block.name}.npz", members.to_arrays())
     with costs.computing("predict"):
-        return spectra(labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], k, counts)
+        return spectra(labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], k)
 
 
 def model_of(plan: Plan, name: str) -> tuple[Path, str] | None:
@@ -183,17 +179,13 @@ def model_of(plan: Plan, name: str) -> tuple[Path, str] | None:
     return None if trained is None or "digest" not in trained else (plan.folders.model(name), trained["digest"])
 
 
-def spectra(
-    labels: NDArray[np.uint8], data: NDArray[Any], k: int, counts: NDArray[np.int64] | None = None
-) -> dict[str, Any]:
+def spectra(labels: NDArray[np.uint8], data: NDArray[Any], k: int) -> dict[str, Any]:
     """Count the pixels of each local class and sum their bands, in units of the source.
 
     Parameters
     ----------
     labels, data, k
         ``(y, x)`` uint8 with 255 for nodata; ``(band, y, x)``; number of classes.
-    counts
-        Pixels of each class, where they have been counted already.
 
     Returns
     -------
@@ -201,7 +193,7 @@ def spectra(
         ``pixels``, labelled in all; ``counts``, for each class; ``measured``, of how many of them are the ``sums``,
         ``(band, class)``.
     """
-    counts = (count_classes(labels) if counts is None else counts)[:k]
+    counts = count_classes(labels)[:k]
     step = SPECTRA_STEP if labels.size >= SPECTRA_PX else 1
     seen = labels[::step]
     labelled = seen < k
