@@ -23,15 +23,15 @@ HIDDEN = (0, 2, 5, 7)
 SIDE = 16
 
 
-def members_of(mosaic: Mosaic, columns: range, rows: range) -> Members:
-    """Return the nodes of some blocks under their true ids, the drift between those blocks removed."""
+def members_of(mosaic: Mosaic, columns: range, rows: range) -> Members | None:
+    """Return the nodes of some blocks under their true ids, the drift between those removed; None where all is sea."""
     parts, block_of = [], []
     for each in mosaic.signatures:
         if each.index[1] in columns and each.index[0] in rows:
             ids = mosaic.node_truth[each.index].astype(np.int64)
             parts.append(Members(ids, each.pixels, each.features.astype(np.float64)))
             block_of.append(np.full(len(ids), len(parts) - 1))
-    return remove_drift(join(parts), np.concatenate(block_of))
+    return remove_drift(join(parts), np.concatenate(block_of)) if parts else None
 
 
 def measure_rates(scenario: str, seed: int, side: int) -> Iterator[dict[str, Any]]:
@@ -40,6 +40,8 @@ def measure_rates(scenario: str, seed: int, side: int) -> Iterator[dict[str, Any
     base = members_of(mosaic, range(SIDE // 2), range(SIDE))
     middle = SIDE // 2
     run = members_of(mosaic, range(SIDE - side, SIDE), range(middle - side // 2, middle - side // 2 + side))
+    if base is None or run is None:
+        return
     for hidden in HIDDEN:
         known = base.of(base.ids != hidden)
         whitening = whitening_of(known)
