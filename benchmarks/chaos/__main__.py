@@ -45,10 +45,11 @@ def run_with_kills(scene: Path, model: Path, out: Path, notes: Path, kills: int,
     from pipeline import Settings
     from pipeline import run as run_module
     from pipeline.engine import open_engine
+    from pipeline.preparation import prepare
 
     rng, killed, last = random.Random(seed), 0, ""
     settings = Settings(bands=BANDS, model=model, workers=2, block_px=256, retries=3)
-    with run_module.prepare(scene, settings, out, fresh=True) as run:
+    with prepare(scene, settings, out, fresh=True) as run:
         blocks = len(run.plan.grid)
         # Where no worker is alive at a mark, the next block that ends will do: the last fifth is left for those.
         marks = sorted(rng.sample(range(1, blocks * 4 // 5), kills))

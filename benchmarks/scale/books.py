@@ -25,7 +25,6 @@ from odc.geo.geobox import GeoBox
 
 from ktex_model import radiometry
 from pipeline import Settings
-from pipeline import run as run_module
 from pipeline.bands import parse_bands
 from pipeline.blocks import Block, BlockGrid, Window
 from pipeline.engine import Limits, Outcome
@@ -35,6 +34,7 @@ from pipeline.pixels import InputFile
 from pipeline.plan import Plan
 from pipeline.predict import is_predicted, prediction_key
 from pipeline.rasterfile import ImageFile
+from pipeline.running import Run, StageBooks, work_through
 from pipeline.workspace import Folders
 
 BLOCK_PX, QUAD_PX = 2048, 4096
@@ -127,12 +127,12 @@ def keep_books(blocks: int, workers: int) -> dict[str, float]:
     """Carry `blocks` through submission and books twice: all to do, then all done. Times are wall seconds."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(blocks, Path(folder))
-        run = run_module.Run(plan, SimpleNamespace(is_published=False), {}, datetime.now(UTC))  # type: ignore[arg-type]
+        run = Run(plan, SimpleNamespace(is_published=False), {}, datetime.now(UTC))  # type: ignore[arg-type]
         engine, before = PaperEngine(workers), rss_bytes()
         work, found = partial(pretend, plan), {"blocks": float(len(plan.grid)), "workers": float(workers)}
         for name in ("new", "resumed"):
-            books, cpu, start = run_module.StageBooks(name), time.process_time(), time.perf_counter()
-            reused = run_module._each(
+            books, cpu, start = StageBooks(name), time.process_time(), time.perf_counter()
+            reused = work_through(
                 run, engine, work, plan.grid, len(plan.grid), lambda done, total: None,
                 is_done=partial(is_predicted, plan), enter=books.enter, stage_of=lambda _: "predict",
             )  # fmt: skip

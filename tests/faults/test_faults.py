@@ -17,6 +17,7 @@ from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import predict as predict_module
 from pipeline import run as run_module
 from pipeline.engine.interface import Outcome
+from pipeline.running import Stage
 from pipeline.workspace import WORK
 from tests.pipeline import grey_model
 from tests.pipeline.test_resume import SMALL, make_quads
@@ -47,12 +48,12 @@ def undisturbed(tmp_path: Path, quads: Path, trainings: list[str]) -> dict[str, 
 def before(monkeypatch: pytest.MonkeyPatch, stage: str, harm: Callable[[Path], object]) -> None:
     """Do harm to the run directory just before a stage begins."""
 
-    def harmed(each: run_module.Stage) -> run_module.Stage:
+    def harmed(each: Stage) -> Stage:
         def function(run: Any, engine: Any, report: Any) -> None:
             harm(run.plan.folders.root)
             each.function(run, engine, report)
 
-        return run_module.Stage(each.name, each.title, function) if each.name == stage else each
+        return Stage(each.name, each.title, function) if each.name == stage else each
 
     monkeypatch.setattr(run_module, "STAGES", tuple(harmed(each) for each in run_module.STAGES))
 

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 
 from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, objects, segment
-from pipeline import run as run_module
 from pipeline.pixels import fingerprint_file
 from pipeline.sources import list_rasters
 from pipeline.target import Target, open_target
@@ -179,4 +178,4 @@ def test_a_directory_needs_no_upload(tmp_path: Path) -> None:
     target = Target(tmp_path)
     assert target.is_current
     target.push()
-    assert run_module.open_target(tmp_path) == target
+    assert open_target(tmp_path) == target

@@ -18,6 +18,7 @@ from pipeline.blocks import Block, Window
 from pipeline.plan import Plan
 from pipeline.preparation import prepare
 from pipeline.results import open_result
+from pipeline.running import Stage
 from pipeline.stores import LabelStore
 from pipeline.workspace import Folders
 from tests.pipeline import grey_model
@@ -123,7 +124,7 @@ def test_an_unfinished_run_goes_on_with_changed_files(
     quads = make_quads(tmp_path / "quads")
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "_align", fail)
-        patch.setattr(run_module, "STAGES", (*run_module.STAGES[:2], run_module.Stage("align", "Aligning", fail)))
+        patch.setattr(run_module, "STAGES", (*run_module.STAGES[:2], Stage("align", "Aligning", fail)))
         with pytest.raises(OSError, match="disk on fire"):
             segment(quads, settings, tmp_path / "out")
     make_quads(quads, {(0, 0): 99})
