@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,9 @@ def name(directory: Path, class_id: int, name: str | None, colour: str | None, r
 
     if name is None and colour is None:
         raise click.UsageError("Give a NAME or a --color")
+    if colour is not None and not re.fullmatch("#?[0-9A-Fa-f]{6}", colour):
+        raise click.UsageError(f"--color must be six hexadecimal digits, such as 2CA02C; got {colour!r}")
+    _check_runs(directory, runs)
     # A shell takes what follows an unquoted # for a comment, so that it has to be possible without.
     legend = rename_class(directory, class_id, name, colour and "#" + colour.removeprefix("#"))
     found = next(each for each in legend.everything if each.id == class_id)
@@ -63,6 +67,7 @@ def merge(directory: Path, ids: tuple[int, ...], runs: bool) -> int:
 
     if len(ids) < 2:
         raise click.UsageError("Give the classes to merge and, last, the one that they become part of")
+    _check_runs(directory, runs)
     *gone, into = ids
     merge_them(directory, gone, into)
     listed = ", ".join(str(each) for each in gone)
@@ -103,20 +108,27 @@ def apply(directory: Path, file: Path, runs: bool) -> int:
     """Carry out the edits in FILE, the JSON that a report exports."""
     from pipeline.catalogue.desk import apply_file
 
+    _check_runs(directory, runs)
     legend = apply_file(directory, file)
     click.echo(to_table(legend))
     return _follow_up(directory, runs)
+
+
+def _check_runs(directory: Path, runs: bool) -> None:
+    """Refuse ``--runs`` of a run before anything is changed."""
+    from pipeline.catalogue.store import is_run
+    from pipeline.errors import InputError
+
+    if runs and is_run(directory):
+        raise InputError(f"--runs: {directory} is a run itself; give its catalogue, or leave --runs out")
 
 
 def _follow_up(directory: Path, runs: bool) -> int:
     """Rewrite the runs of a catalogue, or say which would have to be."""
     from pipeline.catalogue.desk import published_runs, refresh
     from pipeline.catalogue.store import is_run
-    from pipeline.errors import InputError
 
     if is_run(directory):
-        if runs:
-            raise InputError(f"--runs: {directory} is a run itself; give its catalogue, or leave --runs out")
         return _remake_report(directory)
     there = published_runs(directory)
     if not runs and there:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.align import Alignment, Repair
+from pipeline.align.review import tell_mixed
 from pipeline.assemble import straight_labels, sums_of
 from pipeline.blocks import Block, Index
 from pipeline.borders import Border
@@ -207,7 +208,11 @@ def describe_alignment(alignment: Alignment) -> AlignmentMetrics:
         ambiguous=ambiguous,
         new_classes=[each.id for each in alignment.classes],
         merge_log=[dict(vars(merge)) for merge in alignment.merges],
-        flags=list(alignment.flags),
+        flags=[*alignment.flags, *tell_mixed(alignment.mixed)],
+        mixed=[
+            {"block": list(m.block), "local_id": m.id, "ids": list(m.classes), "share": round(m.share, 4)}
+            for m in alignment.mixed
+        ],
         repairs=[_describe_repair(alignment, each) for each in alignment.repairs],
         confusions=[{"ids": list(c.classes), "pixels": c.pixels, "share": c.share} for c in alignment.confusions],
         contested=[{"block": list(c.block), "shared_px": c.shared_px, "share": c.share} for c in alignment.contested],

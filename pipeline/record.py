@@ -143,6 +143,7 @@ class AlignmentMetrics(_Part):
     new_classes: list[JsonValue] = Field(default_factory=list)
     merge_log: list[JsonValue] = Field(default_factory=list)
     flags: list[str] = Field(default_factory=list)
+    mixed: list[JsonValue] = Field(default_factory=list)
     repairs: list[JsonValue] = Field(default_factory=list)
     confusions: list[JsonValue] = Field(default_factory=list)
     contested: list[JsonValue] = Field(default_factory=list)

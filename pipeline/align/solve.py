@@ -34,7 +34,7 @@ from pipeline.align.inference import Assignment, infer
 from pipeline.align.purity import find_mixed, find_suspects
 from pipeline.align.registration import register
 from pipeline.align.tracks import block_quality, find_tracks
-from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Mixed, Overlap
+from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Overlap
 from pipeline.blocks import Index
 
 
@@ -80,7 +80,7 @@ def align(
     if classes is not None and classes < 1:
         raise ValueError(f"`classes` must be at least 1; got {classes}")
     graph = build(signatures, overlaps)
-    if len(graph.blocks) == 1:
+    if len(graph.blocks) == 1 and classes is None:
         return _number(graph, np.eye(len(graph.node_id)), (), (), np.ones(1))
     rng = np.random.default_rng(seed)
     ready = _prepare(graph)
@@ -223,20 +223,10 @@ def _number(
         _tables(graph, margin, np.float32(0)),
         summaries,
         merges,
-        (*flags, *_tell_mixed(mixed)),
+        flags,
         mixed,
         second=_tables(graph, second, no_class),
     )
-
-
-def _tell_mixed(mixed: tuple[Mixed, ...]) -> list[str]:
-    if not mixed:
-        return []
-    named = [f"{m.classes[0]} and {m.classes[1]} in {m.block}" for m in mixed[:8]]
-    more = ", ..." if len(mixed) > 8 else ""
-    return [
-        f"{len(mixed)} class(es) of single blocks hold two of the map; --k may be too small: {', '.join(named)}{more}"
-    ]
 
 
 def _tables(graph: Graph, values: Int | Float, unused: int | np.float32) -> dict[Index, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ktex_model.radiometry import Scaling
 from ktex_model.signature import SIGNATURE_VERSION
+from pipeline.align.review import join_confusions
 from pipeline.align.values import Alignment, ClassSummary
 from pipeline.blocks import Index
 from pipeline.catalogue.matching import Match, match, prototypes
@@ -218,12 +219,14 @@ def rename(
         lookup={index: table[lookup] for index, lookup in alignment.lookup.items()},
         second={index: table[second] for index, second in alignment.second.items()},
         classes=_summaries(alignment.classes, attachment.mapping),
-        mixed=tuple(replace(m, classes=(int(table[m.classes[0]]), int(table[m.classes[1]]))) for m in alignment.mixed),
-        confusions=tuple(
-            replace(c, classes=known)
-            for c in alignment.confusions
-            # What is one class of the catalogue is confused with nothing.
-            if (known := (int(table[c.classes[0]]), int(table[c.classes[1]])))[0] != known[1]
+        mixed=tuple(
+            replace(m, classes=known)
+            for m in alignment.mixed
+            # What is one class of the catalogue is not two of the map.
+            if (known := (int(table[m.classes[0]]), int(table[m.classes[1]])))[0] != known[1]
+        ),
+        confusions=join_confusions(
+            replace(c, classes=(int(table[c.classes[0]]), int(table[c.classes[1]]))) for c in alignment.confusions
         ),
     )
 
@@ -306,7 +309,7 @@ def _grown(history: Legend, run: Legend, dates: tuple[str, str], *, count: bool,
             classes[each.id] = replace(
                 known,
                 pixels=known.pixels + (each.pixels if count else 0),
-                first_seen=min(known.first_seen or dates[0], dates[0]),
+                first_seen=min((day for day in (known.first_seen, dates[0]) if day), default=""),
                 last_seen=max(known.last_seen, dates[1]),
                 signature=known.signature or each.signature,
                 spectrum=known.spectrum or each.spectrum,

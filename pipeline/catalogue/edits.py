@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.errors import InputError
 from pipeline.legend import MAX_IDS, Legend, LegendClass, LegendMerge, LegendRemap
@@ -27,7 +27,7 @@ class Edit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     id: Id
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
     color: Annotated[str, Field(pattern="^#[0-9A-Fa-f]{6}$")] | None = None
     merge_into: Id | None = None
 
@@ -59,7 +59,7 @@ def read_edits(path: Path) -> list[Edit]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ") if where else "must be one object"
         raise InputError(
             f'{path}: {where + ": " if where else ""}{message}; expected {{"format": "{EDITS_FORMAT}", '
             f'"version": {EDITS_VERSION}, "edits": [...]}}'
@@ -81,6 +81,7 @@ def apply_edits(legend: Legend, edits: Sequence[Edit], at: str) -> Legend:
         ids = [each.id for each in edits if getattr(each, kind) is not None]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise InputError(f"edits: class {twice[0]} has two entries with {kind}; leave one")
+    _refuse_circles({each.id: each.merge_into for each in edits if each.merge_into is not None})
     for each in edits:
         if each.merge_into is None:
             legend = name_class(legend, each.id, each.name, each.color)
@@ -88,6 +89,19 @@ def apply_edits(legend: Legend, edits: Sequence[Edit], at: str) -> Legend:
         if each.merge_into is not None:
             legend = merge_classes(legend, [each.id], legend.current(each.merge_into), at)
     return legend
+
+
+def _refuse_circles(merges: Mapping[int, int]) -> None:
+    for start in merges:
+        seen, now = [start], merges[start]
+        if now == start:
+            continue  # is refused for itself
+        while now in merges and now not in seen:
+            seen.append(now)
+            now = merges[now]
+        if now in seen:
+            round_ = " into ".join(str(each) for each in (*seen[seen.index(now) :], now))
+            raise InputError(f"edits: merges go round in a circle ({round_}); leave one of them out")
 
 
 def name_class(legend: Legend, class_id: int, name: str | None = None, colour: str | None = None) -> Legend:
@@ -99,6 +113,8 @@ def name_class(legend: Legend, class_id: int, name: str | None = None, colour: s
     'Forest'
     """
     found = _find(legend, class_id)
+    if name is not None and not name.strip():
+        raise InputError(f"name of class {class_id} must have a character that shows; got {name!r}")
     try:
         renamed = replace(found, name=name or found.name, colour=colour or found.colour)
     except ValueError as error:
@@ -120,6 +136,8 @@ def merge_classes(legend: Legend, gone: Sequence[int], into: int, at: str) -> Le
     >>> joined.ids, joined[2].pixels, joined[2].parents, joined.next_id
     ([2], 100, (0, 1), 3)
     """
+    if twice := [class_id for class_id in gone if gone.count(class_id) > 1]:
+        raise InputError(f"class {twice[0]} is named twice; name each class that goes once")
     for class_id in gone:
         source, target = _find(legend, class_id), _find(legend, into)
         if class_id == into:

@@ -6,13 +6,15 @@ rewriting leaves the run as it was, or is ended by giving the run's own command 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 
+from pipeline.align.review import join_confusions, tell_mixed
+from pipeline.align.values import Confusion, Mixed
 from pipeline.catalogue.store import CLASSES
 from pipeline.census import take_census
 from pipeline.checksums import checksums, note_edit
@@ -174,11 +176,24 @@ def rename_alignment(alignment: AlignmentMetrics, table: Labels) -> dict[str, An
         names = [name for name in ("id", "new_id", "second_id") if isinstance(entry.get(name), int)]
         return {**entry, **{name: int(table[entry[name]]) for name in names}}
 
+    def pair(entry: Any) -> tuple[int, int]:
+        first, second = (int(table[i]) for i in entry["ids"])
+        return first, second
+
     said: dict[str, Any] = alignment.model_dump()
-    pairs = [{**each, "ids": sorted(int(table[i]) for i in each["ids"])} for each in said["confusions"]]
+    confused = join_confusions(Confusion(pair(each), each["pixels"], each["share"]) for each in said["confusions"])
+    mixed = [{**each, "ids": list(pair(each))} for each in said["mixed"] if len({*pair(each)}) == 2]
+    stale = tell_mixed(_read_mixed(said["mixed"]))
     return said | {
         "ambiguous": [each for each in map(now, said["ambiguous"]) if each.get("second_id") != each["id"]],
         "repairs": [now(each) for each in said["repairs"]],
-        "confusions": [each for each in pairs if each["ids"][0] != each["ids"][1]],
+        "confusions": [{"ids": list(c.classes), "pixels": c.pixels, "share": c.share} for c in confused],
+        "mixed": mixed,
+        "flags": [*(flag for flag in said["flags"] if flag not in stale), *tell_mixed(_read_mixed(mixed))],
         "new_classes": sorted({int(table[i]) for i in said["new_classes"]}),
     }
+
+
+def _read_mixed(entries: Sequence[Mapping[str, Any]]) -> list[Mixed]:
+    """Return what `run.json` lists of classes that hold two."""
+    return [Mixed(tuple(e["block"]), e["local_id"], tuple(e["ids"]), e["share"]) for e in entries]

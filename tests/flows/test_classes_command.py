@@ -79,7 +79,11 @@ def test_each_format_is_written_where_it_is_asked_for(
         (["name", "classes", "5", "x"], "there is no class 5; there are 0, 3, 7"),
         (["name", "classes", "3"], "Give a NAME or a --color"),
         (["merge", "classes", "3"], "Give the classes to merge"),
+        (["name", "classes", "3", " "], "must have a character that shows"),
+        (["name", "classes", "3", "--color", ""], "must be six hexadecimal digits, such as 2CA02C; got ''"),
+        (["name", "classes", "3", "--color", "red"], "got 'red'"),
         (["merge", "classes", "3", "3"], "itself"),
+        (["merge", "classes", "0", "0", "3"], "class 0 is named twice"),
         (["apply", "classes", "absent.json"], "absent.json: cannot be read"),
         (["export", "classes", "--format", "csv", "--to", "no/where"], "--to no/where: cannot be written"),
     ],
@@ -98,3 +102,21 @@ def test_wrong_use_is_one_line_and_2(
     assert message in said
     assert "\n" not in said
     assert (catalogue / "classes.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["name", "run", "0", "x"], ["merge", "run", "0", "3"], ["apply", "run", "a.json"]]
+)
+def test_the_runs_of_a_run_are_refused_before_anything_is_changed(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(*_: object) -> None:
+        raise AssertionError("nothing may be changed")
+
+    for name in ("rename_class", "merge", "apply_file"):
+        monkeypatch.setattr(f"pipeline.catalogue.desk.{name}", change)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["classes", *arguments, "--runs"]) == 2
+    assert "--runs: run is a run itself" in capsys.readouterr().err

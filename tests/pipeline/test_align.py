@@ -14,7 +14,7 @@ from benchmarks.align.simulator import SCENARIOS, Scenario, node_scores, permute
 from pipeline.align import Alignment, BlockSignature, Overlap, align
 from pipeline.align.graph import Groups, build
 from pipeline.align.inference import couplings
-from pipeline.align.review import find_confusions, find_contested
+from pipeline.align.review import find_confusions, find_contested, tell_mixed
 from pipeline.align.values import Confusion, Contested
 from pipeline.metrics import overlap_disagreement, table_scores
 from pipeline.publish import describe_alignment
@@ -94,6 +94,17 @@ def test_asking_for_a_number_of_classes_gives_it():
     assert any("were joined to keep to the number" in flag for flag in few.flags)
     many = align([_block((0, 0), [[0.0]]), _block((0, 1), [[0.1]])], [], classes=5)
     assert any("5 classes were asked for" in flag for flag in many.flags)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ids"), [(4, [0, 1, 2, 3]), (2, [0, 1, 1, 0]), (1, [0, 0, 0, 0]), (6, [0, 1, 2, 3])]
+)
+def test_asking_for_a_number_of_classes_holds_for_one_block_too(classes, ids):
+    # Two pairs that look alike, the first of them the largest.
+    block = _block((0, 0), [[0.0, 0.0], [9.0, 0.0], [9.4, 0.1], [0.3, 0.0]], pixels=[900, 800, 300, 200])
+    found = align([block], [], classes=classes)
+    assert found.lookup[0, 0].tolist() == ids
+    assert any(f"{classes} classes were asked for" in flag for flag in found.flags) == (classes > 4)
 
 
 # So few that of pairs of blocks, of tracks and of nodes a sample is drawn, as in mosaics of many thousand blocks.
@@ -338,7 +349,9 @@ def test_a_class_that_holds_two_is_named_and_none_else():
     assert (mixed.block, mixed.id, set(mixed.classes)) == ((1, 1), 2, {two, three})
     assert mixed.classes[0] == found.lookup[1, 1][2]
     assert 0.25 < mixed.share < 0.75
-    assert any("hold two of the map" in flag and "in (1, 1)" in flag for flag in found.flags)
+    (sentence,) = tell_mixed(found.mixed)
+    assert "hold two of the map" in sentence
+    assert f"{mixed.classes[0]} and {mixed.classes[1]} in (1, 1)" in sentence
     assert Alignment.from_json(json.loads(json.dumps(found.to_json()))).mixed == found.mixed
 
 

@@ -73,6 +73,9 @@ def test_a_run_follows_its_catalogue() -> None:
         (lambda: name_class(LEGEND, 5, "x"), "there is no class 5; there are 0, 3, 7"),
         (lambda: name_class(LEGEND, 3, "two\nlines"), "one printable line"),
         (lambda: name_class(LEGEND, 3, None, "red"), "must be #RRGGBB"),
+        (lambda: name_class(LEGEND, 3, "  "), "name of class 3 must have a character that shows; got '  '"),
+        (lambda: name_class(LEGEND, 3, ""), "must have a character that shows"),
+        (lambda: merge_classes(LEGEND, [0, 0], 3, AT), "class 0 is named twice"),
         (lambda: name_class(LEGEND, 0, "meadow"), "class 3 is called 'meadow' already"),
         (lambda: merge_classes(merge_classes(LEGEND, [0], 3, AT), [0], 7, AT), "class 0 is part of class 3 since"),
     ],
@@ -103,7 +106,8 @@ def test_edits_name_first_and_then_merge_wherever_they_stand(tmp_path: Path) -> 
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "expected"),
+        ("[]", "must be one object; expected"),
+        (edits({"id": 3, "name": " "}), "edits.0.name: .*at least 1 character"),
         (edits(version=2), "version: .*expected"),
         (edits(format="other"), "format: "),
         (edits(other=1), "other: Extra inputs"),
@@ -127,7 +131,8 @@ def test_a_file_of_edits_says_nothing_else(tmp_path: Path, content: Any, message
     ("entries", "message"),
     [
         ([{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "class 3 has two entries with name"),
-        ([{"id": 3, "merge_into": 0}, {"id": 0, "merge_into": 3}], "itself"),
+        ([{"id": 3, "merge_into": 0}, {"id": 0, "merge_into": 3}], r"in a circle \(3 into 0 into 3\)"),
+        ([{"id": 3, "merge_into": 3}], "itself"),
         ([{"id": 4, "name": "a"}], "there is no class 4"),
     ],
 )

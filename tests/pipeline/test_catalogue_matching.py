@@ -40,16 +40,18 @@ def called(members: Members, names: NDArray[np.int64]) -> Members:
     return replace(members, ids=names[members.ids])
 
 
-def entry(key: str, mapping: dict[int, int]) -> RunEntry:
-    return RunEntry(key, key, f"/runs/{key}", AT, ("2021-03-01", "2021-03-01"), mapping)
+def entry(key: str, mapping: dict[int, int], day: str) -> RunEntry:
+    return RunEntry(key, key, f"/runs/{key}", AT, (day, day), mapping)
 
 
-def grow(base: Catalogue | None, members: Members, key: str, model: str | None = None) -> tuple[Catalogue, Attachment]:
+def grow(
+    base: Catalogue | None, members: Members, key: str, model: str | None = None, day: str = "2021-03-01"
+) -> tuple[Catalogue, Attachment]:
     found = attach(base, members, np.unique(members.ids), key=key, basis=key, model=model)
     pixels = np.bincount([found.mapping[int(i)] for i in members.ids], members.pixels)
     legend = Legend.from_counts({int(i): int(pixels[i]) for i in np.flatnonzero(pixels)})
     scaling = radiometry.byte(1)
-    told = entry(key, found.mapping)
+    told = entry(key, found.mapping, day)
     return extend(base, found, members, legend, bands=("G",), scaling=scaling, entry=told, model=model), found
 
 
@@ -73,6 +75,15 @@ def test_a_class_that_was_never_seen_gets_the_next_id_and_no_other_changes() -> 
     again, found = grow(after, draw([5, 0], 30, 2), "c")
     assert found.mapping == {0: 0, 5: 4}, "what was new is known from now on"
     assert again.legend.next_id == 5
+
+
+@pytest.mark.parametrize("days", [("2012-06-01", "", "2010-06-01"), ("", "2010-06-01", "2012-06-01")])
+def test_a_run_without_a_date_says_nothing_of_when_a_class_was_seen(days: tuple[str, ...]) -> None:
+    catalogue = None
+    for i, day in enumerate(days):
+        catalogue, _ = grow(catalogue, draw([0, 1], 30, i), str(i), day=day)
+    assert catalogue is not None
+    assert {(each.first_seen, each.last_seen) for each in catalogue.legend.classes} == {("2010-06-01", "2012-06-01")}
 
 
 def test_classes_that_a_run_splits_are_one_again() -> None:

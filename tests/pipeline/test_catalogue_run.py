@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import run as run_module
+from pipeline.align.review import tell_mixed
+from pipeline.align.values import Mixed
 from pipeline.catalogue import desk, stage
 from pipeline.catalogue.rewrite import rename_alignment
 from pipeline.catalogue.store import CatalogueLock, read_catalogue, write_catalogue
@@ -354,8 +356,16 @@ def test_what_the_alignment_said_is_said_in_the_ids_that_are_left() -> None:
         ],
         new_classes=[3, 5, 7],
         repairs=[{"block": [0, 0], "local_id": 7, "id": 5, "new_id": None}],
-        confusions=[{"ids": [3, 7], "pixels": 9}, {"ids": [5, 7], "pixels": 8}],
-        flags=["look here"],
+        confusions=[
+            {"ids": [3, 7], "pixels": 9, "share": 0.3},
+            {"ids": [5, 7], "pixels": 8, "share": 0.2},
+            {"ids": [3, 5], "pixels": 4, "share": 0.1},
+        ],
+        mixed=[
+            {"block": [0, 1], "local_id": 2, "ids": [5, 7], "share": 0.4},
+            {"block": [1, 1], "local_id": 0, "ids": [7, 3], "share": 0.6},
+        ],
+        flags=["look here", *tell_mixed([Mixed((0, 1), 2, (5, 7), 0.4), Mixed((1, 1), 0, (7, 3), 0.6)])],
     )
     table = np.arange(256, dtype=np.uint8)
     table[7] = 3
@@ -366,8 +376,12 @@ def test_what_the_alignment_said_is_said_in_the_ids_that_are_left() -> None:
     ]
     assert found.new_classes == [3, 5]
     assert found.repairs == [{"block": [0, 0], "local_id": 7, "id": 5, "new_id": None}]
-    assert found.confusions == [{"ids": [3, 5], "pixels": 8}]
-    assert found.flags == ["look here"]
+    assert found.confusions == [{"ids": [3, 5], "pixels": 12, "share": 0.2}]
+    assert found.mixed == [{"block": [0, 1], "local_id": 2, "ids": [5, 3], "share": 0.4}]
+    assert found.flags[0] == "look here"
+    (sentence,) = found.flags[1:]
+    assert sentence.startswith("1 class(es)")
+    assert "5 and 3 in (0, 1)" in sentence
 
 
 def test_an_interrupted_rewriting_is_ended_by_the_runs_own_command(
