@@ -27,6 +27,9 @@ FETCHERS = 8
 RECOUNT_S = 2.0
 """Workers are counted anew at most so often: they come and go."""
 
+REVIVE_S = 30.0
+"""Workers that Dask has given up are started again at most so often: those that die as they start, or take too long."""
+
 
 class DaskEngine:
     """An engine on a Dask client.
@@ -39,14 +42,22 @@ class DaskEngine:
         What each item asks of a worker, such as ``{"GPU": 1}``; only workers that offer it count.
     limits
         How long to wait for what.
+    revive
+        Starts the workers that Dask has given up, where there are any; None where they are another's to start.
     """
 
     def __init__(
-        self, client: Client, *, resources: Mapping[str, float] | None = None, limits: Limits | None = None
+        self,
+        client: Client,
+        *,
+        resources: Mapping[str, float] | None = None,
+        limits: Limits | None = None,
+        revive: Callable[[], object] | None = None,
     ) -> None:
         self._client = client
         self._resources = dict(resources or {})
         self._limits = limits or Limits()
+        self._revive = revive
 
     @property
     def workers(self) -> int:
@@ -57,7 +68,7 @@ class DaskEngine:
         self, function: Callable[[Item], Result], items: Iterable[Item], *, retries: int = 1
     ) -> Iterator[Outcome[Item, Result]]:
         """Yield the outcome of `function` for each item as it ends; submission is bounded."""
-        pool = DaskPool(self._client, function, self._resources, self._limits)
+        pool = DaskPool(self._client, function, self._resources, self._limits, self._revive)
         try:
             yield from drive(pool, items, retries=retries, limits=self._limits)
         finally:
@@ -86,9 +97,15 @@ class DaskPool:
     """The workers of a Dask cluster, with the function that they work with."""
 
     def __init__(
-        self, client: Client, function: Callable[[Any], Any], resources: Mapping[str, float], limits: Limits
+        self,
+        client: Client,
+        function: Callable[[Any], Any],
+        resources: Mapping[str, float],
+        limits: Limits,
+        revive: Callable[[], object] | None = None,
     ) -> None:
         self._client, self._resources, self._limits = client, dict(resources), limits
+        self._revive, self._revived = revive, time.monotonic()
         label = getattr(getattr(function, "func", function), "__name__", "work")
         self._name = f"ktex-{label}-{uuid.uuid4().hex[:12]}"
         self._label = label
@@ -108,6 +125,9 @@ class DaskPool:
                 self._check_client()
                 self._slots = 0
             self._counted = time.monotonic()
+            if self._revive is not None and self._counted - self._revived >= REVIVE_S:
+                self._revive()
+                self._revived = self._counted
         return self._slots
 
     def submit(self, item: Any) -> Hashable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,12 @@ def _engine(client: Client, settings: Settings, limits: Limits) -> Engine:
             f"resources {asked}: no worker of {client.scheduler.address} offers that; "
             f'start workers with --resources "{asked}", or leave the setting out'
         )
-    return DaskEngine(client, resources=resources, limits=limits)
+    return DaskEngine(client, resources=resources, limits=limits, revive=_reviver(client.cluster))
+
+
+def _reviver(cluster: Any) -> Callable[[], object] | None:
+    """Return what has a cluster of ours start the workers that it has given up, if any; None where it is another's."""
+    return None if cluster is None else lambda: cluster.scale(len(cluster.worker_spec))
 
 
 def _prepare(client: Client, log: Path | None, *, ours: bool) -> None:
@@ -109,6 +114,8 @@ def _dask_settings() -> dict[str, Any]:
     return {
         # Before the interpreter starts: later would be too late for the thread pools of numpy and TensorFlow.
         "distributed.nanny.pre-spawn-environ": _environment(),
+        # On a busy machine the successor of a worker that died needs longer than Dask's 15 s, and would be given up.
+        "distributed.deploy.lost-worker-timeout": "2 minutes",
         # A worker that has died refuses connections, and would be asked again for so long.
         "distributed.comm.timeouts.connect": "10s",
         "distributed.worker.daemon": True,

@@ -10,12 +10,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+import dask
 import pytest
 
 from pipeline.engine import Limits, open_engine
 from pipeline.engine.cluster import DaskEngine
 from pipeline.errors import InputError, RunFailedError
 from pipeline.settings import Settings
+
+LOST_AFTER = "distributed.deploy.lost-worker-timeout"
 
 pytestmark = [pytest.mark.dask, pytest.mark.timeout(240)]
 
@@ -53,6 +56,27 @@ def test_a_killed_worker_costs_what_it_had_in_flight_and_no_more(tmp_path: Path)
     assert sorted(found) == list(range(16))
     tries = len(list(tmp_path.iterdir()))
     assert 16 <= tries <= 16 + 2 * killed, "at most what a worker worked on, and a record that died with it"
+
+
+def test_workers_that_dask_has_given_up_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where a machine is so busy that a successor needs longer than Dask waits.
+    monkeypatch.setattr("pipeline.engine.cluster.REVIVE_S", 1.0)
+    with open_engine(Settings(workers=2)) as engine, dask.config.set({LOST_AFTER: "10ms"}):
+        found, killed = [], set()
+        for outcome in engine.map(partial(note, tmp_path), range(12), retries=3):
+            assert outcome.result is not None, outcome.error
+            found.append(outcome.result[0])
+            pid = outcome.result[1]
+            if len(killed) < 2 and pid not in killed:  # either is killed once, and so none of the first is left
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while engine.workers < 2 and time.monotonic() < deadline:
+            list(engine.map(partial(note, tmp_path), range(2)))
+            time.sleep(1)
+        assert engine.workers == 2
+    assert sorted(found) == list(range(12))
 
 
 def test_an_item_that_kills_its_worker_is_tried_on_another(tmp_path: Path) -> None:
