@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.align.simulator import SCENARIOS, Mosaic, simulate
+from pipeline.align import BlockSignature
 from pipeline.catalogue.matching import match, prototypes
 from pipeline.catalogue.members import join, remove_drift, whitening_of
 from pipeline.catalogue.values import Members
@@ -23,33 +24,37 @@ HIDDEN = (0, 2, 5, 7)
 SIDE = 16
 
 
-def members_of(mosaic: Mosaic, columns: range, rows: range) -> Members | None:
-    """Return the nodes of some blocks under their true ids, the drift between those removed; None where all is sea."""
+def blocks_of(mosaic: Mosaic, columns: range, rows: range) -> list[BlockSignature]:
+    """Return the signatures of some blocks; none of those that lie in the sea."""
+    return [each for each in mosaic.signatures if each.index[1] in columns and each.index[0] in rows]
+
+
+def members_of(mosaic: Mosaic, blocks: Sequence[BlockSignature]) -> Members:
+    """Return the nodes of blocks, at least one, under their true ids, the drift between the blocks removed."""
     parts, block_of = [], []
-    for each in mosaic.signatures:
-        if each.index[1] in columns and each.index[0] in rows:
-            ids = mosaic.node_truth[each.index].astype(np.int64)
-            parts.append(Members(ids, each.pixels, each.features.astype(np.float64)))
-            block_of.append(np.full(len(ids), len(parts) - 1))
-    return remove_drift(join(parts), np.concatenate(block_of)) if parts else None
+    for i, each in enumerate(blocks):
+        ids = mosaic.node_truth[each.index].astype(np.int64)
+        parts.append(Members(ids, each.pixels, each.features.astype(np.float64)))
+        block_of.append(np.full(len(ids), i))
+    return remove_drift(join(parts), np.concatenate(block_of))
 
 
 def measure_rates(scenario: str, seed: int, side: int) -> Iterator[dict[str, Any]]:
     """Yield what became of each class of a run of ``side x side`` blocks, for each threshold and hidden class."""
     mosaic = simulate((SIDE, SIDE), SCENARIOS[scenario], seed)
-    base = members_of(mosaic, range(SIDE // 2), range(SIDE))
     middle = SIDE // 2
-    run = members_of(mosaic, range(SIDE - side, SIDE), range(middle - side // 2, middle - side // 2 + side))
-    if base is None or run is None:
+    there = blocks_of(mosaic, range(SIDE - side, SIDE), range(middle - side // 2, middle - side // 2 + side))
+    if not there:
         return
+    base, run = members_of(mosaic, blocks_of(mosaic, range(middle), range(SIDE))), members_of(mosaic, there)
     for hidden in HIDDEN:
         known = base.of(base.ids != hidden)
         whitening = whitening_of(known)
         for quantile in QUANTILES:
             found, _ = match(run, prototypes(known, whitening, quantile=quantile), whitening)
-            there = set(known.ids.tolist())
+            names = set(known.ids.tolist())
             for each in found:
-                truth = each.local if each.local in there else None
+                truth = each.local if each.local in names else None
                 told = {"scenario": scenario, "seed": seed, "side": side, "quantile": quantile}
                 yield told | judge(each.state, each.known, truth) | {"alike": truth is None and hidden == 0}
 

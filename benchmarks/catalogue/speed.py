@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.align.simulator import SCENARIOS, simulate
-from benchmarks.catalogue.rates import members_of
+from benchmarks.catalogue.rates import blocks_of, members_of
 from ktex_model import radiometry
 from pipeline.catalogue.attachment import Attachment, attach, extend
 from pipeline.catalogue.sites import MAX_KEPT, MAX_OF_BLOCK
@@ -24,11 +24,12 @@ def measure_speed(side: int, seed: int) -> dict[str, Any]:
     """Build a catalogue from ``side x side`` blocks, then attach one block of another part of the same world."""
     mosaic = simulate((side, side + 1), SCENARIOS["std"], seed)
     begun = time.perf_counter()
-    many = _on_ground(members_of(mosaic, range(side), range(side)), MAX_KEPT, seed)
+    many = _on_ground(members_of(mosaic, blocks_of(mosaic, range(side), range(side))), MAX_KEPT, seed)
     first = attach(None, many, np.unique(many.ids), key="first", basis="first")
     built = extend_by(None, first, many, "first")
     built_s = time.perf_counter() - begun
-    one = _on_ground(members_of(mosaic, range(side, side + 1), range(side // 2, side // 2 + 1)), MAX_OF_BLOCK, seed)
+    attached = blocks_of(mosaic, range(side, side + 1), range(side // 2, side // 2 + 1))
+    one = _on_ground(members_of(mosaic, attached), MAX_OF_BLOCK, seed)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "catalogue"
         write_catalogue(directory, built)
