@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ktex_model
-from benchmarks.rates import count_work, measure_rates
+from benchmarks.rates import clocked, count_work, measure_rates
 from ktex_model import Sample, TextureConfig
 
 QUAD_PX, QUICK_PX = 4096, 512
@@ -74,10 +74,10 @@ def measure(image: NDArray[np.float32], config: TextureConfig, quick: bool) -> d
     from ktex_model.texture.tiles import tile_side
 
     valid = np.ones(image.shape[:2], bool)
-    trained, training = timed(lambda: ktex_model.train([Sample(image, valid)], config))
-    _, first = timed(lambda: trained.model.predict(image, valid))
-    _, prediction = timed(lambda: trained.model.predict(image, valid))
-    again, retraining = timed(lambda: ktex_model.train([Sample(image, valid)], config, seed=1))
+    trained, _, training = clocked(lambda: ktex_model.train([Sample(image, valid)], config))
+    *_, first = clocked(lambda: trained.model.predict(image, valid))
+    *_, prediction = clocked(lambda: trained.model.predict(image, valid))
+    again, _, retraining = clocked(lambda: ktex_model.train([Sample(image, valid)], config, seed=1))
     rates = measure_rates(*((1024, 1 << 22) if quick else (8192, 1 << 28)), clock=time.perf_counter)
     side = tile_side([len(valid)], get_limit(config.architecture).side, config.context_px)
     work = count_work(compile_tile(config.architecture, (side, side)).network)
@@ -104,13 +104,6 @@ def measure(image: NDArray[np.float32], config: TextureConfig, quick: bool) -> d
         "share_of_matrix_rate": work.multiply_adds * tiles / prediction / rates.multiply_adds,
         "share_of_bandwidth": work.bytes * tiles / prediction / rates.bytes,
     }
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `work` returned, and its wall seconds."""
-    begun = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - begun
 
 
 def peak_device_bytes() -> int | None:

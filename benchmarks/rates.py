@@ -33,6 +33,13 @@ class Work:
 Clock = Callable[[], float]
 
 
+def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Return what `work` returned, its CPU seconds and its wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
 def measure_rates(side: int, copied: int, clock: Clock = time.process_time, repeats: int = 5) -> Rates:
     """Measure both rates with the backend of Keras, on the device that it computes on.
 

@@ -29,7 +29,7 @@ Edge = tuple[int, int, float]
 _MOST = 6.0
 """What one overlap can say at most for or against two nodes."""
 _APART = 25.0
-"""By how much two nodes of one block repel each other: one overlap less speaks for them than four may."""
+"""By how much two nodes of one block repel each other: more than four overlaps can say for them."""
 
 
 def raster_hungarian(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], classes: int, seed: int) -> Ids:

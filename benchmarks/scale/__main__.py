@@ -26,7 +26,8 @@ GB = 1e9
 def measure_apply(folder: Path, quick: bool) -> tuple[dict[str, Any], list[Table]]:
     """Compare the wall time of a run with half the CPU time of reading, model and writing alone; 1 worker with 2.
 
-    A run has as many cores as workers.
+    A run has as many cores as workers. What is done alone is done by two processes at once, too: whatever cores take
+    from each other, no run of two workers can do without.
     """
     side, block_px, repeats = (4096, 1024, 1) if quick else (10_240, 2048, 3)
     scene, model = make_quads(folder / f"scene-{side}", side), make_model(folder, quick=quick)

@@ -10,14 +10,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import ktex_model
 from benchmarks.quality.scenes import make_scene
-from benchmarks.rates import Rates, count_work, measure_beside
+from benchmarks.rates import Rates, clocked, count_work, measure_beside
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from ktex_model import PaperConfig, Sample, TextureConfig
 from pipeline.engine.environment import SINGLE_THREADED
@@ -50,13 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.markdown:
         asked.markdown.write_text(text + "\n")
     return 0
-
-
-def clocked(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Return what `work` returned, its CPU seconds and its wall seconds."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = work()
-    return result, time.process_time() - cpu, time.perf_counter() - wall
 
 
 def time_training(sample: Sample, config: TextureConfig, seed: int) -> tuple[dict[str, Any], Any]:
