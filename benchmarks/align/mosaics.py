@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--size", type=int, metavar="PX", help="side of made scenes (2048; quick 1024)")
     options.add_argument("--block-px", type=int, nargs="+", metavar="PX", default=[512])
     options.add_argument("--k", type=int, nargs="+", metavar="K", help="classes of each block's model (the scene's)")
+    options.add_argument(
+        "--told", type=int, nargs="+", metavar="N", default=[], help="numbers of classes to ask for, too"
+    )
     options.add_argument("--folder", type=Path, required=True, help="where models and labels are kept")
     options.add_argument("--only-labelled", action="store_true", help="train nothing")
     asked = options.parse_args(arguments)
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for block_px in asked.block_px:
                 for k in asked.k or [REAL[name][3] if name in REAL else K]:
                     case = Case(name, seed, size, block_px, k)
-                    runs += measure(case, asked.folder, train=not asked.only_labelled)
+                    runs += measure(case, asked.folder, train=not asked.only_labelled, told=asked.told)
                     print(f"{case.name}: done", file=sys.stderr, flush=True)
                     write_record(asked.json, record)
     text = f"{summarise(runs)}\n\n{NOTE} Made scenes of {size} px. {describe_run(record)}"
@@ -89,8 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(case: Case, folder: Path, *, train: bool = True) -> list[dict[str, Any]]:
-    """Return one row for each way to map a scene: globally, locally, and as an oracle would name local classes."""
+def measure(case: Case, folder: Path, *, train: bool = True, told: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Return one row for each way to map a scene: globally, locally, and as an oracle would name local classes.
+
+    `told` are numbers of classes that the solver is told, beside the one that it finds.
+    """
     rows = list[dict[str, Any]]()
     whole: Labels | None = None
     modes: tuple[Mode, ...] = ("global", "local")
@@ -107,24 +113,22 @@ def measure(case: Case, folder: Path, *, train: bool = True) -> list[dict[str, A
             continue
         for way, figures in _score_local(plan, truth, whole, exact=case.scene not in REAL):
             rows.append({"way": way} | figures)
+        for classes in told:
+            figures = _solve(plan, truth, whole, repair=True, classes=classes)[1]
+            rows.append({"way": f"local, told {classes}"} | figures)
     if truth is not None:
         # Borders lie where they lie: the truth itself may change there more often than elsewhere.
         rows.insert(0, {"way": "truth"} | _score_map(truth, truth, grid))
-    told = {"scene": case.scene, "seed": case.seed, "blocks": len(grid), "k": case.k}
-    return [told | row for row in rows]
+    known = {"scene": case.scene, "seed": case.seed, "blocks": len(grid), "k": case.k}
+    return [known | row for row in rows]
 
 
 def _score_local(
     plan: Plan, truth: Labels | None, whole: Labels | None, *, exact: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for way, repair in (("local, no repair", False), ("local", True)):
-        settings = plan.settings.model_copy(update={"repair": repair})
-        found = find_vocabulary(replace(plan, settings=settings), list(plan.grid), SerialEngine(), lambda *_: None)
-        blocks = read_labelled(plan, found)
-        repaired = [vars(each) for each in found.alignment.repairs]
-        more: dict[str, Any] = {"flags": list(found.alignment.flags), "repairs": repaired}
-        more["repaired"] = sum(each["new_id"] is not None for each in repaired)
-        yield way, score(blocks, found.alignment, truth, whole) | more
+        blocks, figures = _solve(plan, truth, whole, repair=repair)
+        yield way, figures
         if truth is not None:
             yield f"{way}, oracle", score(blocks, oracle(blocks, truth), truth, whole)
         if whole is not None and not exact:
@@ -132,6 +136,19 @@ def _score_local(
         if not repair:
             for name, given in plain_ways(blocks, plan.k, plan.settings.seed):
                 yield f"local, {name}", score(blocks, given, truth, whole)
+
+
+def _solve(
+    plan: Plan, truth: Labels | None, whole: Labels | None, *, repair: bool, classes: int | None = None
+) -> tuple[Blocks, dict[str, Any]]:
+    """Align what the blocks of a plan labelled; returns it as it is then, and its figures."""
+    settings = plan.settings.model_copy(update={"repair": repair, "global_classes": classes})
+    found = find_vocabulary(replace(plan, settings=settings), list(plan.grid), SerialEngine(), lambda *_: None)
+    blocks = read_labelled(plan, found)
+    repaired = [vars(each) for each in found.alignment.repairs]
+    more: dict[str, Any] = {"flags": list(found.alignment.flags), "repairs": repaired}
+    more["repaired"] = sum(each["new_id"] is not None for each in repaired)
+    return blocks, score(blocks, found.alignment, truth, whole) | more
 
 
 def plain_ways(blocks: Blocks, classes: int, seed: int) -> Iterator[tuple[str, Alignment]]:

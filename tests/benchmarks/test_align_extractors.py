@@ -58,7 +58,7 @@ def test_a_date_that_moved_as_a_whole_is_recognised_and_one_that_changed_places_
     ids = np.repeat([0, 1, 2], 20)
     features = 9 * np.eye(3)[ids] + rng.normal(0, 0.1, (60, 3))
     first = Members(ids, np.full(60, 100), features)
-    moved = Members(ids, np.full(60, 100), features + [3.0, -2.0, 1.0])
+    moved = Members(ids, np.full(60, 100), features + np.array([3.0, -2.0, 1.0]))
     assert recognise(first, moved, np.eye(3))["right"] == 1
     changed = Members((ids + 1) % 3, np.full(60, 100), features)
     assert recognise(first, changed, np.eye(3))["right"] == 0

@@ -29,10 +29,12 @@ def test_all_ways_are_scored_and_blocks_are_trained_once(tmp_path, grey, capsys)
     assert [run["way"] for run in json.loads((tmp_path / "none.json").read_text())["runs"]] == ["truth"]
     assert main([*options, "--json", str(tmp_path / "first.json")]) == 0
     assert len(grey) == 1 + 4
-    assert main([*options, "--json", str(tmp_path / "again.json")]) == 0
+    assert main([*options, "--told", "3", "--json", str(tmp_path / "again.json")]) == 0
     assert len(grey) == 5, "what was labelled is not trained again"
     first, again = (json.loads((tmp_path / f"{name}.json").read_text())["runs"] for name in ("first", "again"))
-    assert first == again
+    told = [run for run in again if run["way"] == "local, told 3"]
+    assert first == [run for run in again if run not in told]
+    assert [run["classes"] for run in told] == [3]
     by_way = {run["way"]: run for run in first}
     ours = ["truth", "global", "local, no repair", "local, no repair, oracle"]
     assert list(by_way) == [*ours, *(f"local, {name}" for name in BASELINES), "local", "local, oracle"]
