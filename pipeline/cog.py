@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
-from rasterio.windows import Window as RasterWindow
 from rio_cogeo.cogeo import cog_validate
 
 from pipeline.blocks import Window
 from pipeline.errors import RunFailedError
 from pipeline.legend import Legend
+from pipeline.levels import reduce_mode
+from pipeline.overviews import Halve, count_halvings, filling_overviews, fits_halvings, raster_window, write_halved
 from pipeline.stores import CONFIDENCE_NODATA, LabelStore
 from pipeline.workspace import whole
 
@@ -67,14 +69,20 @@ def write_cog(
     threads
         Threads that compress; None takes all cores.
     """
-    path = Path(path)
-    with filling_cog(path, _profile(store, variable), resampling=_RESAMPLING[variable], threads=threads) as target:
+    path, profile = Path(path), _profile(store, variable)
+    halve = _halve(store, variable)
+    with (
+        filling_cog(path, profile, resampling=_RESAMPLING[variable], threads=threads) as target,
+        filling_overviews(Path(target.name), profile, _halvings(store)) as overviews,
+    ):
         if legend is not None:
             target.write_colormap(1, {i: tuple(map(int, rgba)) for i, rgba in enumerate(legend.rgba(store.dtype.name))})
         target.set_band_description(1, variable)
         target.update_tags(**(tags or {}))
         for window in store.strips():
-            target.write(_read(store, variable, window), 1, window=raster_window(window))
+            pixels = _read(store, variable, window)
+            target.write(pixels, 1, window=raster_window(window))
+            write_halved(overviews, window, pixels, halve)
     sidecar = path.with_name(f"{path.name}.aux.xml")
     if legend is None:
         sidecar.unlink(missing_ok=True)
@@ -120,6 +128,18 @@ def _block_px(width: int) -> int:
     return BLOCK_PX // 2 if width == BLOCK_PX else BLOCK_PX
 
 
+def _halvings(store: LabelStore) -> int:
+    """Return how many overviews are made of the pixels as they are written; where none, GDAL makes those it wants."""
+    count = count_halvings(store.shape, _block_px(store.shape[1])) or 0
+    return count if fits_halvings(store.strips(), count) else 0
+
+
+def _halve(store: LabelStore, variable: Variable) -> Halve:
+    if variable == "labels":
+        return partial(reduce_mode, nodata=store.nodata)
+    return lambda confidence: confidence[::2, ::2]
+
+
 def _profile(store: LabelStore, variable: Variable) -> dict[str, Any]:
     if variable == "labels":
         return grid_profile(store.geobox, dtype=store.dtype.name, nodata=store.nodata)
@@ -157,11 +177,6 @@ def _gdal() -> Iterator[None]:
 
 def _read(store: LabelStore, variable: Variable, window: Window) -> NDArray[Any]:
     return store.read(window) if variable == "labels" else store.read_confidence(window)
-
-
-def raster_window(window: Window) -> RasterWindow:
-    """Return a window as rasterio has it."""
-    return RasterWindow(window.x0, window.y0, window.shape[1], window.shape[0])
 
 
 def _category_names(legend: Legend) -> bytes:

@@ -161,6 +161,46 @@ def test_overviews_hold_the_mode(height: int, width: int, values: list[int], leg
 
 
 @pytest.mark.parametrize("variable", ["labels", "confidence"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "chunk"),
+    [
+        ((2048, 1536), "uint8", 512),
+        ((1024, 512), "uint8", 512),  # of 256 px tiles, because of its width
+        ((1040, 16), "uint16", 512),
+        ((1100, 530), "uint8", 256),  # halves to an odd side: all is GDAL's
+        ((2048, 64), "uint8", 100),  # pieces that begin between pixels of the overviews: all is GDAL's
+    ],
+)
+def test_overviews_are_those_that_gdal_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], dtype: Any, chunk: int, variable: Variable
+) -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.choice(np.array([0, 1, 2, 200, np.iinfo(dtype).max], dtype), shape)
+    labels[300:800, 5:300] = np.iinfo(dtype).max  # where nobody votes
+    store = filled(tmp_path / "labels.zarr", labels, chunk=chunk)
+    write_cog(store, tmp_path / "ours.tif", variable=variable)
+    monkeypatch.setattr(pipeline.cog, "count_halvings", lambda *_: None)
+    write_cog(store, tmp_path / "gdal.tif", variable=variable)
+    with rasterio.open(tmp_path / "gdal.tif") as source:
+        assert source.overviews(1)
+    assert (tmp_path / "ours.tif").read_bytes() == (tmp_path / "gdal.tif").read_bytes()
+
+
+def test_overviews_are_made_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path / "labels.zarr", coded((2048, 1024)))
+    halved = []
+    reduce_mode = pipeline.cog.reduce_mode
+
+    def watched(labels: Any, nodata: int) -> Any:
+        halved.append(labels.shape)
+        return reduce_mode(labels, nodata)
+
+    monkeypatch.setattr(pipeline.cog, "reduce_mode", watched)
+    write_cog(store, tmp_path / "labels.tif")
+    assert halved == 4 * [(512, 1024), (256, 512)]
+
+
+@pytest.mark.parametrize("variable", ["labels", "confidence"])
 def test_statistics_are_exact_and_in_the_file(tmp_path: Path, variable: Variable) -> None:
     rng = np.random.default_rng(3)
     labels = rng.choice(np.array([0, 1, 2, 200, 255], np.uint8), (1100, 640), p=[0.6, 0.1, 0.1, 0.1, 0.1])
