@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def describe_classes(
         features, cell_valid = signature_features(image[:, :], valid)
         whole = measure(index, labels, features, cell_valid)
         return whole, measure_members(whole, labels, features, cell_valid)
-    parts = [(labels[w.slices], *_features(image, valid, w)) for w in windows]
+    parts = [(labels[w.slices], *seen) for w, seen in zip(windows, window_features(image, valid, windows), strict=True)]
     columns = zip(*parts, strict=True)
     # Cells are measured one by one: windows below each other are as good as side by side.
     whole = measure(index, *(np.concatenate(column) for column in columns))
@@ -65,13 +66,24 @@ def describe_classes(
     return whole, join([*members, members_of(whole, ~np.isin(whole.ids, seen))])
 
 
-def _features(image: Image, valid: Mask, window: Window) -> tuple[NDArray[np.float32], Mask]:
-    """Return the features of the cells of a window, which see the cells around it."""
-    grown = window.expand(_MARGIN_PX, within=valid.shape)
-    features, cell_valid = signature_features(image[grown.slices], valid[grown.slices])
-    y, x = ((inner - outer) // _CELL_PX for inner, outer in zip(window[:2], grown[:2], strict=True))
-    cells = WINDOW_PX // _CELL_PX
-    return features[y : y + cells, x : x + cells], cell_valid[y : y + cells, x : x + cells]
+def window_features(image: Image, valid: Mask, windows: list[Window]) -> Iterator[tuple[NDArray[np.float32], Mask]]:
+    """Yield the features of the cells of each window, which see the cells around it.
+
+    All windows are measured at once, one below the other, each with what it sees; beyond the image that is nothing.
+    """
+    height, width, bands = image.shape
+    side = WINDOW_PX + 2 * _MARGIN_PX
+    pixels = np.zeros((len(windows), side, side, bands), np.float32)
+    seen = np.zeros(pixels.shape[:3], np.bool_)
+    for each, mask, window in zip(pixels, seen, windows, strict=True):
+        grown = window.expand(_MARGIN_PX, within=(height, width))
+        here = grown.shift(_MARGIN_PX - window.y0, _MARGIN_PX - window.x0).slices
+        each[here], mask[here] = image[grown.slices], valid[grown.slices]
+    features, cell_valid = signature_features(pixels.reshape(-1, side, bands), seen.reshape(-1, side))
+    cells = side // _CELL_PX
+    inner = slice(_MARGIN_PX // _CELL_PX, -_MARGIN_PX // _CELL_PX)
+    for at in range(0, len(features), cells):
+        yield features[at : at + cells][inner, inner], cell_valid[at : at + cells][inner, inner]
 
 
 def windows_per_side(blocks: int) -> int:

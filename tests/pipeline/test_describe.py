@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ktex_model.signature import signature_features
 from pipeline import predict
 from pipeline.catalogue.members import MIN_PIXELS
-from pipeline.describe import SAMPLED_PX, WINDOW_PX, choose_windows, describe_classes
+from pipeline.blocks import Window
+from pipeline.describe import SAMPLED_PX, WINDOW_PX, choose_windows, describe_classes, window_features
 
 SIDE = int(SAMPLED_PX**0.5)
 K = 5
@@ -38,6 +40,17 @@ def test_windows_describe_a_block_as_all_of_it_does() -> None:
         assert np.abs(sampled.features[label] - whole.features[label]).max() < 0.1 * between
         counts = [(each.ids == label).sum() for each in (all_members, members)]
         assert counts[1] >= counts[0] / 3, "about as many members"
+
+
+def test_windows_have_the_features_that_the_whole_image_has_there() -> None:
+    image, valid, _ = make_block(512)
+    corners = [(0, 0), (128, 64), (512 - WINDOW_PX, 512 - WINDOW_PX), (200, 4), (160, 160)]
+    windows = [Window(y, x, y + WINDOW_PX, x + WINDOW_PX) for y, x in corners]
+    features, cell_valid = signature_features(image, valid)
+    for window, (found, found_valid) in zip(windows, window_features(image, valid, windows), strict=True):
+        cells = tuple(slice(each.start // 4, each.stop // 4) for each in window.slices)
+        np.testing.assert_array_equal(found, features[cells])
+        np.testing.assert_array_equal(found_valid, cell_valid[cells])
 
 
 @pytest.mark.parametrize("per_side", [2, 4])
