@@ -9,12 +9,12 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
+from zlib import crc32
 
 import numpy as np
 import rasterio
@@ -35,6 +35,8 @@ from pipeline.workspace import whole
 
 BLOCK_PX = 512
 Variable = Literal["labels", "confidence"]
+Sums = dict[Window, int]
+"""CRC-32 of the pixels of windows."""
 
 _RESAMPLING: dict[Variable, str] = {"labels": "MODE", "confidence": "NEAREST"}
 _CACHE_MB = 256
@@ -48,7 +50,7 @@ def write_cog(
     legend: Legend | None = None,
     tags: Mapping[str, str] | None = None,
     threads: int | None = None,
-) -> None:
+) -> Sums:
     """Write a COG, and beside it ``<path>.aux.xml`` with the class names, which GDAL keeps nowhere else.
 
     The store is streamed into a temporary GeoTIFF beside `path`, because the COG driver copies whole rasters only;
@@ -68,9 +70,14 @@ def write_cog(
         Metadata of the file, such as title and licence.
     threads
         Threads that compress; None takes all cores.
+
+    Returns
+    -------
+    dict
+        Checksums of the pixels as the store gave them, window by window, by which `verify_cog` knows them again.
     """
     path, profile = Path(path), _profile(store, variable)
-    halve = _halve(store, variable)
+    halve, sums = _halve(store, variable), Sums()
     with (
         filling_cog(path, profile, resampling=_RESAMPLING[variable], threads=threads) as target,
         filling_overviews(Path(target.name), profile, _halvings(store)) as overviews,
@@ -81,6 +88,7 @@ def write_cog(
         target.update_tags(**(tags or {}))
         for window in store.strips():
             pixels = _read(store, variable, window)
+            sums[window] = crc32(pixels)
             target.write(pixels, 1, window=raster_window(window))
             write_halved(overviews, window, pixels, halve)
     sidecar = path.with_name(f"{path.name}.aux.xml")
@@ -89,6 +97,7 @@ def write_cog(
     else:
         with whole(sidecar) as names:
             names.write_bytes(_category_names(legend))
+    return sums
 
 
 @contextmanager
@@ -192,10 +201,11 @@ def _category_names(legend: Legend) -> bytes:
     return text
 
 
-def verify_cog(path: str | Path, store: LabelStore, *, variable: Variable = "labels") -> None:
+def verify_cog(path: str | Path, store: LabelStore, *, variable: Variable = "labels", sums: Sums | None = None) -> None:
     """Check that `path` is a valid COG and holds, pixel by pixel, what the store holds.
 
-    Validity alone proves little: a COG without any data is valid.
+    Validity alone proves little: a COG without any data is valid. The file is read through; the store is where there
+    are no `sums` of what it gave when the file was written, and where they differ from the file's.
 
     Raises
     ------
@@ -203,7 +213,7 @@ def verify_cog(path: str | Path, store: LabelStore, *, variable: Variable = "lab
         The layout is wrong, the file cannot be read through, or grid, CRS, nodata or pixels differ.
     """
     with checked_cog(Path(path)) as source:
-        _compare(Path(path), source, store, variable)
+        _compare(Path(path), source, store, variable, sums or {})
 
 
 @contextmanager
@@ -221,7 +231,7 @@ def checked_cog(path: Path) -> Iterator[DatasetReader]:
         raise RunFailedError(f"{path}: cannot be read ({reason}); run again to write it anew") from error
 
 
-def _compare(path: Path, source: Any, store: LabelStore, variable: Variable) -> None:
+def _compare(path: Path, source: Any, store: LabelStore, variable: Variable, sums: Sums) -> None:
     expected = _profile(store, variable)
     found = {name: source.profile[name] for name in ("height", "width", "count", "dtype", "nodata")}
     for name, value in found.items():
@@ -231,14 +241,14 @@ def _compare(path: Path, source: Any, store: LabelStore, variable: Variable) -> 
         raise RunFailedError(f"{path}: transform must be {tuple(expected['transform'])}; got {tuple(source.transform)}")
     if (source.crs is None) != (expected["crs"] is None):
         raise RunFailedError(f"{path}: CRS must be {expected['crs']}; got {source.crs}; run again to write it anew")
-    with ThreadPoolExecutor(1) as beside:  # the file is read while the store is
-        for window in store.strips():
-            pixels = beside.submit(source.read, 1, window=raster_window(window))
-            wanted = _read(store, variable, window)
-            wrong = pixels.result() != wanted
-            if wrong.any():
-                y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
-                raise RunFailedError(
-                    f"{path}: differs from {store.path} at {int(wrong.sum())} pixels of {tuple(window)}, "
-                    f"first at y={y}, x={x}; run again to write it anew"
-                )
+    for window in store.strips():
+        pixels = source.read(1, window=raster_window(window))
+        if sums.get(window) == crc32(pixels):
+            continue
+        wrong = pixels != _read(store, variable, window)
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0] + (window.y0, window.x0)
+            raise RunFailedError(
+                f"{path}: differs from {store.path} at {int(wrong.sum())} pixels of {tuple(window)}, "
+                f"first at y={y}, x={x}; run again to write it anew"
+            )

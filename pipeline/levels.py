@@ -18,7 +18,16 @@ from odc.geo.geobox import GeoBox
 
 from pipeline.blocks import BlockGrid, Window
 from pipeline.grids import name_crs
-from pipeline.stores import LEVELS, Labels, LabelStore, add_raster, consolidate, grid_coordinates, label_attributes
+from pipeline.stores import (
+    LEVELS,
+    Labels,
+    LabelStore,
+    add_raster,
+    consolidate,
+    grid_coordinates,
+    label_attributes,
+    write_pixels,
+)
 
 SMALLEST_PX = 512
 """Levels are made until one is no larger than that."""
@@ -149,7 +158,7 @@ def reduce_levels(
             there: tuple[int | slice, ...] = (*at, *finer.slices)
             here: tuple[int | slice, ...] = (*at, *block.core.slices)
             labels: Any = np.asarray(source[there]) if read is None else read(finer)
-            target[here] = reduce_mode(labels, store.nodata)
+            write_pixels(target, here, reduce_mode(labels, store.nodata))
         source, read = target, None
 
 

@@ -72,11 +72,11 @@ def make_whole(plan: Plan, name: str) -> None:
     legend = Legend.from_json(outputs / "classes.json")
     match name:
         case "labels.tif":
-            write_cog(store, outputs / name, legend=legend, tags=tags_of(plan), threads=threads)
-            verify_cog(outputs / name, store)
+            sums = write_cog(store, outputs / name, legend=legend, tags=tags_of(plan), threads=threads)
+            verify_cog(outputs / name, store, sums=sums)
         case "confidence.tif":
-            write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan), threads=threads)
-            verify_cog(outputs / name, store, variable="confidence")
+            sums = write_cog(store, outputs / name, variable="confidence", tags=tags_of(plan), threads=threads)
+            verify_cog(outputs / name, store, variable="confidence", sums=sums)
         case "simulated.tif":
             write_simulated(plan, outputs / name, tags_of(plan))
             verify_simulated(plan, outputs / name)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -270,14 +271,33 @@ def test_failure_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["labels.tif", "labels.tif.aux.xml", "labels.zarr"]
 
 
-def test_one_wrong_pixel_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("summed", [False, True])
+def test_one_wrong_pixel_is_found(tmp_path: Path, summed: bool) -> None:
     labels = coded((530, 50))
     store = filled(tmp_path / "labels.zarr", labels)
+    sums = write_cog(store, tmp_path / "labels.tif") if summed else None
     other = labels.copy()
     other[520, 7] ^= 1
     write_cog(filled(tmp_path / "other.zarr", other), tmp_path / "labels.tif")
     with pytest.raises(RunFailedError, match=r"differs from .* at 1 pixels of .*first at y=520, x=7"):
-        verify_cog(tmp_path / "labels.tif", store)
+        verify_cog(tmp_path / "labels.tif", store, sums=sums)
+
+
+@pytest.mark.parametrize("variable", ["labels", "confidence"])
+def test_what_is_known_by_its_checksums_is_read_from_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: Variable
+) -> None:
+    store = filled(tmp_path / "labels.zarr", coded((1100, 50)))
+    sums = write_cog(store, tmp_path / "map.tif", variable=variable)
+    pixels = store.read if variable == "labels" else store.read_confidence
+    assert sums == {window: crc32(pixels(window)) for window in store.strips()}
+    asked: list[Window] = []
+    monkeypatch.setattr(pipeline.cog, "_read", lambda store, variable, window: asked.append(window) or pixels(window))
+    verify_cog(tmp_path / "map.tif", store, variable=variable, sums=sums)
+    assert not asked
+    last = [*store.strips()][-1]
+    verify_cog(tmp_path / "map.tif", store, variable=variable, sums=sums | {last: 0})
+    assert asked == [last]
 
 
 def test_an_empty_cog_is_found(tmp_path: Path) -> None:

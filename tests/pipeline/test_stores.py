@@ -88,6 +88,23 @@ def test_unwritten_reads_as_nodata(tmp_path: Path, dtype: Any, nodata: int) -> N
     assert (store.dtype, store.nodata) == (np.dtype(dtype), nodata)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_chunks_of_nodata_alone_have_no_file(tmp_path: Path, dtype: Any) -> None:
+    store = new_store(tmp_path / "labels.zarr", dtype=dtype)
+    window, confidence = Window(0, 0, 16, 48), np.full((16, 48), 9, np.uint8)
+    labels = np.full((16, 48), np.iinfo(dtype).max, dtype)
+    labels[0, 47] = 3
+
+    def chunks(name: str) -> list[str]:
+        return sorted(path.name for path in (tmp_path / "labels.zarr" / name / "c" / "0").glob("*"))
+
+    store.write(window, np.zeros_like(labels), confidence)
+    assert (chunks("labels"), chunks("confidence")) == (["0", "1", "2"], ["0", "1", "2"])
+    store.write(window, labels, np.where(labels == 3, confidence, np.uint8(255)))
+    assert (chunks("labels"), chunks("confidence")) == (["2"], ["2"])
+    np.testing.assert_array_equal(store.read(window), labels)
+
+
 def test_chunks_are_files_of_zarr_3_and_zstd(tmp_path: Path) -> None:
     store = new_store(tmp_path / "labels.zarr")
     array = store.array()
