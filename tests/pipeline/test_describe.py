@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ktex_model.signature import signature_features
 from pipeline import predict
-from pipeline.catalogue.members import MIN_PIXELS
 from pipeline.blocks import Window
+from pipeline.catalogue.members import MIN_PIXELS
 from pipeline.describe import SAMPLED_PX, WINDOW_PX, choose_windows, describe_classes, window_features
 
 SIDE = int(SAMPLED_PX**0.5)
