@@ -88,7 +88,7 @@ def write_cog(
         target.update_tags(**(tags or {}))
         for window in store.strips():
             pixels = _read(store, variable, window)
-            sums[window] = crc32(pixels)
+            sums[window] = crc32(pixels.data)
             target.write(pixels, 1, window=raster_window(window))
             write_halved(overviews, window, pixels, halve)
     sidecar = path.with_name(f"{path.name}.aux.xml")
@@ -243,7 +243,7 @@ def _compare(path: Path, source: Any, store: LabelStore, variable: Variable, sum
         raise RunFailedError(f"{path}: CRS must be {expected['crs']}; got {source.crs}; run again to write it anew")
     for window in store.strips():
         pixels = source.read(1, window=raster_window(window))
-        if sums.get(window) == crc32(pixels):
+        if sums.get(window) == crc32(pixels.data):
             continue
         wrong = pixels != _read(store, variable, window)
         if wrong.any():
