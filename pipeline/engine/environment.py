@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 SINGLE_THREADED = {
     "TF_NUM_INTRAOP_THREADS": "1",
@@ -24,10 +25,34 @@ be a share of the machine's memory for each process. Memory that is given back t
 default) has to be made anew for the next: a sixth of all CPU time of the model and of writing."""
 
 
+AUTOTUNE = "--xla_gpu_autotune_level"
+"""Flag of XLA: how hard it looks for the fastest algorithm of each convolution, by trying them on the card."""
+
+
 def limit_threads() -> None:
     """Give this process a worker's environment; it takes effect where Keras has not been imported yet."""
     for name, value in SINGLE_THREADED.items():
         os.environ.setdefault(name, value)
+    os.environ.update(settle_algorithms(os.environ))
+
+
+def settle_algorithms(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what an environment must say besides, so that XLA takes convolutions as they are on Keras' JAX backend.
+
+    To try them takes most of the time of a worker's first model and first block, and twice the card's memory; and each
+    worker may settle for others. A flag that is set already is left as it is. On processors it changes nothing.
+
+    Examples
+    --------
+    >>> settle_algorithms({"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_dump_to=/tmp/x"})
+    {'XLA_FLAGS': '--xla_dump_to=/tmp/x --xla_gpu_autotune_level=0'}
+    >>> settle_algorithms({"KERAS_BACKEND": "tensorflow"})
+    {}
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    if environment.get("KERAS_BACKEND") != "jax" or AUTOTUNE in flags:
+        return {}
+    return {"XLA_FLAGS": f"{flags} {AUTOTUNE}=0".strip()}
 
 
 def grow_gpu_memory() -> None:

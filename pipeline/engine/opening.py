@@ -178,7 +178,7 @@ def _import_cuda() -> Any:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
         raise InputError(
-            "--engine cuda: needs dask-cuda, which is not installed; "
+            f"--engine cuda: needs dask-cuda, which cannot be imported here ({error}); "
             "install it on a machine with CUDA GPUs (pip install dask-cuda), or leave the option out"
         ) from error
     return LocalCUDACluster

@@ -151,7 +151,10 @@ def test_resources_that_no_worker_offers_are_refused_up_front(scheduler: subproc
 
 def test_cuda_without_dask_cuda_says_what_to_install() -> None:
     with (
-        pytest.raises(InputError, match="--engine cuda: needs dask-cuda, which is not installed"),
+        pytest.raises(
+            InputError,
+            match=r"--engine cuda: needs dask-cuda, which cannot be imported here \(No module named 'dask_cuda'\)",
+        ),
         open_engine(Settings(engine="cuda")),
     ):
         pass

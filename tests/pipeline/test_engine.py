@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.engine import Engine, SerialEngine, open_engine
+from pipeline.engine import Engine, SerialEngine, limit_threads, open_engine
 from pipeline.engine.submission import SPARE_PER_SLOT
 from pipeline.errors import InputError
 from pipeline.settings import Settings
@@ -98,6 +99,48 @@ def test_workers_have_one_thread_and_speak_into_the_log(cluster: Engine, log: Pa
     (outcome,) = cluster.map(environment, [0])
     assert outcome.result == ("1", "1")
     assert "worker speaks" in log.read_text()
+
+
+def xla_flags(_: int) -> str | None:
+    return os.environ.get("XLA_FLAGS")
+
+
+def test_xla_does_not_try_algorithms_on_jax_unless_it_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, said, then in (
+        ("jax", "", "--xla_gpu_autotune_level=0"),
+        ("jax", "--xla_a=1", "--xla_a=1 --xla_gpu_autotune_level=0"),
+        ("jax", "--xla_gpu_autotune_level=4", "--xla_gpu_autotune_level=4"),
+        ("tensorflow", "--xla_a=1", "--xla_a=1"),
+    ):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        monkeypatch.setenv("XLA_FLAGS", said)
+        for _ in range(2):  # of a worker that is prepared twice nothing is said twice
+            limit_threads()
+            assert os.environ["XLA_FLAGS"] == then
+
+
+@pytest.mark.dask
+def test_workers_on_jax_are_started_with_that_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with open_engine(Settings(workers=1)) as engine:
+        (outcome,) = engine.map(xla_flags, [0])
+    assert outcome.result == "--xla_gpu_autotune_level=0"
+
+
+def test_the_installed_jax_knows_the_flag() -> None:
+    # One that it does not know would end each worker as it imports JAX.
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    run = "import jax; print(int(jax.numpy.ones(3).sum()))"
+    for flag, known in (("--xla_gpu_autotune_level=0", True), ("--xla_no_such_flag=0", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", run],
+            env={**environment, "XLA_FLAGS": flag},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout.strip() == "3") == known, done.stderr
 
 
 @pytest.mark.dask
