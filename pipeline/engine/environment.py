@@ -55,6 +55,26 @@ def settle_algorithms(environment: Mapping[str, str]) -> dict[str, str]:
     return {"XLA_FLAGS": f"{flags} {AUTOTUNE}=0".strip()}
 
 
+CARD_SHARE = 0.75
+"""Of a card's memory, what JAX lets one process take by itself."""
+
+
+def share_card(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """Return what the environment of workers must say besides, so that they share what JAX would let each one take.
+
+    Tiles are sized to what a process may take: with a share each, all of them fit on the card at once.
+
+    Examples
+    --------
+    >>> share_card({}, 8)
+    {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.0938'}
+    >>> share_card({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}, 8)
+    {}
+    """
+    name = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    return {} if name in environment else {name: f"{CARD_SHARE / workers:.4f}"}
+
+
 def grow_gpu_memory() -> None:
     """Let TensorFlow take GPU memory as it needs it, where it has been imported before the environment could say so.
 

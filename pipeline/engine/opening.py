@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.connection import connect
-from pipeline.engine.environment import SINGLE_THREADED, limit_threads
+from pipeline.engine.environment import SINGLE_THREADED, limit_threads, share_card
 from pipeline.engine.interface import Engine, Limits
 from pipeline.engine.serial import SerialEngine
 from pipeline.errors import InputError
@@ -106,14 +107,15 @@ def _prepare(client: Client, log: Path | None, *, ours: bool) -> None:
     client.register_plugin(Prepared(None if log is None else log.absolute(), deaf=ours))
 
 
-def _environment() -> dict[str, str]:
-    return {**SINGLE_THREADED, "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
+def _environment(sharing: int) -> dict[str, str]:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    return {**SINGLE_THREADED, "KERAS_BACKEND": backend, **share_card(os.environ, sharing)}
 
 
-def _dask_settings() -> dict[str, Any]:
+def _dask_settings(sharing: int) -> dict[str, Any]:
     return {
         # Before the interpreter starts: later would be too late for the thread pools of numpy and TensorFlow.
-        "distributed.nanny.pre-spawn-environ": _environment(),
+        "distributed.nanny.pre-spawn-environ": _environment(sharing),
         # On a busy machine the successor of a worker that died needs longer than Dask's 15 s, and would be given up.
         "distributed.deploy.lost-worker-timeout": "2 minutes",
         # A worker that has died refuses connections, and would be asked again for so long.
@@ -143,25 +145,26 @@ def _local_cluster(capacity: Capacity) -> Iterator[Client]:
         "memory_limit": capacity.memory_bytes or 0,
         "processes": True,
     }
-    with _started(LocalCluster, options) as client:
+    with _started(LocalCluster, options, sharing=capacity.workers) as client:
         yield client
 
 
 @contextmanager
 def _cuda_cluster(settings: Settings) -> Iterator[Client]:
     options = {"n_workers": settings.workers, "threads_per_worker": 1, "resources": {"GPU": 1}}
-    with _started(_import_cuda(), options) as client:
+    with _started(partial(_make_cuda, _import_cuda()), options, sharing=1) as client:
         yield client
 
 
 @contextmanager
-def _started(cluster_type: Any, options: dict[str, Any]) -> Iterator[Client]:
+def _started(cluster_type: Any, options: dict[str, Any], *, sharing: int) -> Iterator[Client]:
+    # `sharing`: how many of the workers compute on one card, where there is one.
     import dask
     from distributed import Client
 
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_dask_settings()))
+        stack.enter_context(dask.config.set(_dask_settings(sharing)))
         cluster = stack.enter_context(cluster_type(**options, **here))
         client = stack.enter_context(Client(cluster, set_as_default=False))
         try:
@@ -182,3 +185,13 @@ def _import_cuda() -> Any:
             "install it on a machine with CUDA GPUs (pip install dask-cuda), or leave the option out"
         ) from error
     return LocalCUDACluster
+
+
+def _make_cuda(cluster_type: Any, **options: Any) -> Any:
+    try:
+        return cluster_type(**options)
+    except Exception as error:  # of no common type: its own, NVML's, Dask's
+        raise InputError(
+            f"--engine cuda: dask-cuda starts no workers ({' '.join(str(error).split())}); "
+            "ask for one worker a GPU at most, and see whether nvidia-smi lists GPUs"
+        ) from error

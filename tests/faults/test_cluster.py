@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pytest
@@ -156,5 +157,18 @@ def test_cuda_without_dask_cuda_says_what_to_install() -> None:
             match=r"--engine cuda: needs dask-cuda, which cannot be imported here \(No module named 'dask_cuda'\)",
         ),
         open_engine(Settings(engine="cuda")),
+    ):
+        pass
+
+
+def test_dask_cuda_that_starts_nothing_is_an_error_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        assert options["resources"] == {"GPU": 1}
+        raise ValueError("Can not scale beyond\nvisible devices", [0])
+
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=refuse))
+    with (
+        pytest.raises(InputError, match=r"--engine cuda: dask-cuda starts no workers \(.*Can not scale.*at most"),
+        open_engine(Settings(engine="cuda", workers=2)),
     ):
         pass

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import Engine, SerialEngine, limit_threads, open_engine
+from pipeline.engine import Capacity, Engine, SerialEngine, limit_threads, open_engine
 from pipeline.engine.submission import SPARE_PER_SLOT
 from pipeline.errors import InputError
 from pipeline.settings import Settings
@@ -101,8 +101,8 @@ def test_workers_have_one_thread_and_speak_into_the_log(cluster: Engine, log: Pa
     assert "worker speaks" in log.read_text()
 
 
-def xla_flags(_: int) -> str | None:
-    return os.environ.get("XLA_FLAGS")
+def xla_says(_: int) -> tuple[str | None, str | None]:
+    return os.environ.get("XLA_FLAGS"), os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
 def test_xla_does_not_try_algorithms_on_jax_unless_it_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +120,13 @@ def test_xla_does_not_try_algorithms_on_jax_unless_it_is_told_how(monkeypatch: p
 
 
 @pytest.mark.dask
-def test_workers_on_jax_are_started_with_that_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_on_jax_are_started_with_that_flag_and_their_share_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    with open_engine(Settings(workers=1)) as engine:
-        (outcome,) = engine.map(xla_flags, [0])
-    assert outcome.result == "--xla_gpu_autotune_level=0"
+    for name in ("XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    with open_engine(Settings(), capacity=Capacity(2)) as engine:
+        (outcome,) = engine.map(xla_says, [0])
+    assert outcome.result == ("--xla_gpu_autotune_level=0", "0.3750")
 
 
 def test_the_installed_jax_knows_the_flag() -> None:
