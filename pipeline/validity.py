@@ -65,7 +65,9 @@ def _any_differs(data: NDArray[Any], value: float) -> NDArray[np.bool_]:
 
 def _as_dtype(nodata: float, dtype: np.dtype[Any]) -> float:
     # A float32 file stores -3.4e38 rounded; an integer file may carry a tag that no pixel can equal.
-    return float(dtype.type(nodata)) if dtype.kind == "f" else nodata
+    if dtype.kind == "f":
+        return float(dtype.type(nodata))
+    return int(nodata) if float(nodata).is_integer() else nodata  # else integers are compared as floats, slowly
 
 
 def valid_from_alpha(alpha: NDArray[Any]) -> NDArray[np.bool_]:

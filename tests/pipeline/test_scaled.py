@@ -13,7 +13,7 @@ from ktex_model import radiometry
 from ktex_model.radiometry import Scaling
 from pipeline.scaled import ScaledImage
 
-SHAPE = (9, 13)
+SHAPE = (75, 13)  # more rows than are scaled at once, twice
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from pipeline.validity import valid_from_alpha, valid_from_mask, valid_from_samp
 
 
 @settings(deadline=None, max_examples=40)
-@given(arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2)), st.sampled_from([None, 0, 2, -9999, 300]))
+@given(
+    arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2)), st.sampled_from([None, 0, 2, 2.0, 0.5, -9999.0, 300, 1e20])
+)
 def test_nodata_is_where_all_bands_are(data, nodata):
     expected = [[not all(int(v) == nodata for v in data[:, y, x]) for x in range(5)] for y in range(4)]
     assert np.array_equal(valid_from_samples(data, nodata), expected)
