@@ -17,6 +17,9 @@ from rasterio.windows import Window as RasterWindow
 
 from pipeline.blocks import Window
 
+LEFT_OUT = frozenset({"crs", "transform", "compress", "zstd_level"})
+"""Of the profile of a GeoTIFF that is of no use in those of its overviews."""
+
 Halve = Callable[[NDArray[Any]], NDArray[Any]]
 """Makes one pixel of each 2 x 2."""
 
@@ -50,9 +53,9 @@ def fits_halvings(windows: Iterable[Window], count: int) -> bool:
 def filling_overviews(path: Path, profile: Mapping[str, Any], count: int) -> Iterator[Sequence[DatasetWriter]]:
     """Give so many rasters to write into, each half the one before it, where GDAL looks for the overviews of a GeoTIFF.
 
-    `profile` is that of the GeoTIFF `path`.
+    `profile` is that of the GeoTIFF `path`. They are not compressed: a third of its pixels, read once and thrown away.
     """
-    plain = {name: value for name, value in profile.items() if name not in {"crs", "transform"}}
+    plain = {name: value for name, value in profile.items() if name not in LEFT_OUT}
     with ExitStack() as stack:
         levels = []
         for level in range(1, count + 1):
