@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("catalogue", __doc__)
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help=f"seeds (quick {SEEDS[:2]}, else {SEEDS})")
     options.add_argument("--parts", nargs="+", choices=("rates", "speed", "dates"), help="default all; quick: no dates")
+    options.add_argument("--ways", nargs="+", choices=(*WAYS, APPLIED), default=(*WAYS, APPLIED), help="of dates")
     options.add_argument("--data", type=Path, help="folder of naip-nd [$KTEX_DATA/naip-nd]")
     asked = options.parse_args(arguments)
     seeds = asked.seeds or list(SEEDS[:2] if asked.quick else SEEDS)
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = asked.data or Path(os.environ.get("KTEX_DATA", "../shared/data")) / "naip-nd"
         record["dates"] = found_dates = list[dict[str, Any]]()
         for seed in DATE_SEEDS:
-            for way in (*WAYS, APPLIED):
+            for way in asked.ways:
                 given = {**WATER_SETTINGS, "seed": seed, **WAYS.get(way, {})}
                 with tempfile.TemporaryDirectory() as out:
                     found_dates.append(

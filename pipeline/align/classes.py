@@ -29,11 +29,15 @@ _SETTLED = 1e-4
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on the number of classes: `fixed` where the user gave it, else `least` and `most`."""
+    """Bounds on the number of classes: `fixed` where the user gave it, else `least` and `most`.
+
+    With no more than `clear` classes, only such as look alike become one, whatever overlaps say.
+    """
 
     least: int
     most: int
     fixed: int | None = None
+    clear: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +307,8 @@ def _next_step(seen: Evidence, limits: Limits) -> tuple[int, int, str] | None:
     if seen.share[rarest] < _MIN_SHARE:
         return _nearest(seen, rarest), rarest, "rare"
     confused = seen.log_odds < _MIN_LOG_ODDS
+    if limits.fixed is None and k <= limits.clear:
+        return _next_merge(seen, limits, confused & (seen.separation < _MIN_SEPARATION))
     worst = int(np.argmin(seen.replication))
     if not confused.any() and seen.replication[worst] < _MIN_REPLICATION:
         return _nearest(seen, worst), worst, "not reproduced"

@@ -37,6 +37,12 @@ from pipeline.align.tracks import block_quality, find_tracks
 from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Overlap
 from pipeline.blocks import Index
 
+_LEAST_SHARE = 0.75
+"""Least share of the typical number of classes of a block that the map has."""
+_FEW_BLOCKS = (4, 16)
+"""Of so many blocks the map has the typical number at least, or the least share of it, but for classes that look alike;
+between the two along a straight line."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
@@ -128,10 +134,15 @@ def _prior_variance(features: Float, graph: Graph) -> float:
 def _limits(graph: Graph, classes: int | None) -> Limits:
     """Bound the number of classes by what single blocks found.
 
-    Not under three quarters of the typical, because blocks may split classes; not over twice the most.
+    Not under three quarters of the typical, because blocks may split classes; not over twice the most. The typical
+    number is doubted the less the fewer blocks there are: overlaps of a few blocks are too few witnesses against what
+    each of them saw in all of its pixels.
     """
     sizes = np.bincount(graph.node_block)
-    return Limits(max(min(2, int(sizes.max())), round(0.75 * float(np.median(sizes)))), 2 * int(sizes.max()), classes)
+    typical = float(np.median(sizes))
+    least = max(min(2, int(sizes.max())), round(_LEAST_SHARE * typical))
+    clear = round(float(np.interp(len(graph.blocks), _FEW_BLOCKS, (1.0, _LEAST_SHARE))) * typical)
+    return Limits(least, 2 * int(sizes.max()), classes, clear)
 
 
 def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Generator) -> tuple[_Prepared, list[str]]:

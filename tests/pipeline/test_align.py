@@ -96,6 +96,19 @@ def test_asking_for_a_number_of_classes_gives_it():
     assert any("5 classes were asked for" in flag for flag in many.flags)
 
 
+@pytest.mark.parametrize(("side", "step", "classes"), [(2, 20.0, 4), (2, 0.2, 3), (6, 20.0, 3)])
+def test_few_blocks_make_one_class_of_two_that_each_tells_apart_only_if_they_look_alike(side, step, classes):
+    # Which of the first two is which, neighbours cannot agree on; the other two are clear.
+    rng = np.random.default_rng(0)
+    at = list(itertools.product(range(side), repeat=2))
+    means = np.array([[0.0, 0, 0], [step, 0, 0], [30, 0, 0], [0, 30, 0]])
+    blocks = [_block(index, means + rng.normal(0, 0.3, means.shape)) for index in at]
+    table = [[50, 50, 0, 0], [50, 50, 0, 0], [0, 0, 100, 0], [0, 0, 0, 100]]
+    near = [(a, b) for a, b in itertools.combinations(at, 2) if sum(map(abs, np.subtract(a, b))) == 1]
+    found = align(blocks, [_overlap(a, b, table) for a, b in near])
+    assert len(found.classes) == classes
+
+
 @pytest.mark.parametrize(
     ("classes", "ids"), [(4, [0, 1, 2, 3]), (2, [0, 1, 1, 0]), (1, [0, 0, 0, 0]), (6, [0, 1, 2, 3])]
 )
