@@ -1,4 +1,4 @@
-"""Overviews of a COG, made of its pixels as these are written: just those that GDAL would make, in a tenth of the time.
+"""Overviews of a COG, made of its pixels as these are written: just those that GDAL would make, but sooner.
 
 GDAL makes overviews of sides that do not halve evenly by rules of its own, and so all overviews of such a raster.
 """
