@@ -124,21 +124,28 @@ def _check_runs(directory: Path, runs: bool) -> None:
 
 
 def _follow_up(directory: Path, runs: bool) -> int:
-    """Rewrite the runs of a catalogue, or say which would have to be."""
+    """Rewrite the runs of a catalogue, or say which would have to be; 2 where one cannot follow, which stops no other."""
     from pipeline.catalogue.desk import published_runs, refresh
     from pipeline.catalogue.store import is_run
+    from pipeline.errors import InputError
 
     if is_run(directory):
         return _remake_report(directory)
     there = published_runs(directory)
     if not runs and there:
         click.echo(f"{len(there)} published run(s) are as they were; --runs rewrites them too")
+    code = 0
     for run in there if runs else ():
-        changed = refresh(run, directory)
+        try:
+            changed = refresh(run, directory)
+        except InputError as error:
+            click.echo(f"error: {error}", err=True)
+            code = error.exit_code
+            continue
         click.echo(f"{run}: {'rewritten' if changed else 'nothing to change'}")
         if changed:
             _remake_report(run)
-    return 0
+    return code
 
 
 def _remake_report(run: Path) -> int:

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = SCENARIOS | STRESS
     scenarios_help = f"of {', '.join(known)}; default the first {len(SCENARIOS)}"
     options.add_argument("--blocks", type=int, metavar="N", help="blocks on a side (24; quick 12)")
+    options.add_argument("--block-px", type=int, default=32, metavar="PX", help="side of a block (32)")
+    options.add_argument("--classes", type=int, metavar="N", help="true classes, instead of the scenario's")
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help=f"seeds (quick {SEEDS[:2]}, else {SEEDS})")
     options.add_argument("--scenarios", nargs="+", choices=known, default=list(SCENARIOS), help=scenarios_help)
     options.add_argument("--methods", nargs="+", choices=list(methods()), default=list(methods()), help="default all")
@@ -43,17 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     blocks = asked.blocks or (12 if asked.quick else 24)
     seeds = asked.seeds or list(SEEDS[:2] if asked.quick else SEEDS)
     settings = {"quick": asked.quick, "blocks": blocks, "scenarios": asked.scenarios}
-    settings["methods"] = asked.methods
+    settings |= {"methods": asked.methods, "block_px": asked.block_px, "classes": asked.classes}
     record = begin_record("align", settings | {"seeds": seeds})
     record["runs"] = runs = []
     for scenario in asked.scenarios:
         for seed in seeds:
-            mosaic = simulate((blocks, blocks), known[scenario], seed)
+            mosaic = simulate((blocks, blocks), known[scenario], seed, classes=asked.classes, block_px=asked.block_px)
             told = {"scenario": scenario, "seed": seed}
             runs += [told | {"method": name} | measure(mosaic, name, seed) for name in asked.methods]
         print(f"{scenario}: {len(seeds)} mosaics of {blocks} x {blocks} blocks done", file=sys.stderr, flush=True)
         write_record(asked.json, record)
-    text = f"{summarise(runs)}\n\n{NOTE}\n\n{blocks} x {blocks} blocks, seeds {seeds}. {describe_run(record)}"
+    text = f"{summarise(runs)}\n\n{NOTE}\n\n{blocks} x {blocks} blocks of {asked.block_px} px, seeds {seeds}. {describe_run(record)}"
     print(text)
     if asked.markdown:
         asked.markdown.write_text(text + "\n")

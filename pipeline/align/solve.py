@@ -141,7 +141,7 @@ def _limits(graph: Graph, classes: int | None) -> Limits:
     sizes = np.bincount(graph.node_block)
     typical = float(np.median(sizes))
     least = max(min(2, int(sizes.max())), round(_LEAST_SHARE * typical))
-    clear = round(float(np.interp(len(graph.blocks), _FEW_BLOCKS, (1.0, _LEAST_SHARE))) * typical)
+    clear = int(float(np.interp(len(graph.blocks), _FEW_BLOCKS, (1.0, _LEAST_SHARE))) * typical)
     return Limits(least, 2 * int(sizes.max()), classes, clear)
 
 

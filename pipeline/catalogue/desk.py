@@ -50,13 +50,17 @@ def refresh(directory: Path, catalogue: Path) -> bool:
     Raises
     ------
     InputError
-        The run did not attach to this catalogue, so that its ids mean something else.
+        The run did not attach to this catalogue, so that its ids mean something else; or it was changed by itself in
+        a way that the catalogue's cannot follow.
     """
     known, result = read_catalogue(catalogue), open_result(directory)
     entry = next((each for each in known.card.latest if Path(each.out) == directory.absolute()), None)
     if entry is None:
         raise InputError(f"{directory}: is no run of the catalogue {catalogue}, so its ids mean something else")
-    legend = follow(result.legend, known.legend, entry.remaps)
+    try:
+        legend = follow(result.legend, known.legend, entry.remaps)
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
     if legend == result.legend:
         return False
     rewrite_run(directory, legend)

@@ -196,6 +196,11 @@ def follow(run: Legend, catalogue: Legend, remaps: Sequence[LegendRemap] = ()) -
         The two legends.
     remaps
         Of this run, as the catalogue notes them: each came after so many merges of the catalogue.
+
+    Raises
+    ------
+    InputError
+        The run alone was merged the other way round, so that an id that is gone for good would have to come back.
     """
     carried_out = {each.name for each in run.remaps}
     for count in range(len(catalogue.merges) + 1):
@@ -212,8 +217,13 @@ def follow(run: Legend, catalogue: Legend, remaps: Sequence[LegendRemap] = ()) -
 
 def _follow_merge(run: Legend, merge: LegendMerge) -> Legend:
     there, kept = {each.id for each in run.everything}, run.current(merge.kept)
-    if merge.gone not in there or kept == merge.gone:
+    if merge.gone not in there:
         return run
+    if kept == merge.gone:
+        raise InputError(
+            f"class {merge.kept} was made part of {merge.gone} in this run alone, and {merge.gone} part of {merge.kept} in "
+            "its catalogue; an id that is gone does not come back: map the scene again (ktex run --fresh)"
+        )
     if kept not in there:
         # The class that it became part of came later than the run: it takes the place of the one that goes.
         target = replace(_find(run, merge.gone), id=kept, pixels=0, share=0.0, parents=())

@@ -124,19 +124,23 @@ def test_asking_for_a_number_of_classes_holds_for_one_block_too(classes, ids):
 _SAMPLED = {"_PAIRS": 6, "_SAMPLE": 16}
 
 
-@pytest.mark.parametrize("limits", [{}, _SAMPLED], ids=["all", "sampled"])
+@pytest.mark.parametrize(
+    ("limits", "counts", "block_px"),
+    [({}, (4, 5), 32), (_SAMPLED, (4, 5), 32), ({}, (2, 2), 96)],
+    ids=["all", "sampled", "few blocks"],
+)
 @settings(deadline=None, max_examples=12)
 @given(
     seed=st.integers(0, 1000),
     name=st.sampled_from(["std", "islands", "heavy", "drift3", "islands_d3", "cdrift"]),
 )
-def test_names_and_order_of_the_input_change_nothing(limits, seed, name):
-    mosaic = simulate((4, 5), SCENARIOS[name], seed=seed % 7)
+def test_names_and_order_of_the_input_change_nothing(limits, counts, block_px, seed, name):
+    mosaic = simulate(counts, SCENARIOS[name], seed=seed % 7, block_px=block_px)
     signatures, overlaps, new_names = permute(mosaic, seed)
     with patch.multiple("pipeline.align.classes", **limits) if limits else nullcontext():
         first = align(mosaic.signatures, mosaic.overlaps)
         again = align(signatures, overlaps)
-    assert len(overlaps) > _SAMPLED["_PAIRS"]
+    assert len(overlaps) > (_SAMPLED["_PAIRS"] if limits else 0)
     assert again.classes == first.classes
     assert again.flags == first.flags
     assert [replace(m, id=int(new_names[m.block][m.id])) for m in first.mixed] == list(again.mixed)

@@ -67,6 +67,16 @@ def test_a_run_follows_its_catalogue() -> None:
     assert found.next_id == 5
 
 
+def test_a_run_merged_the_other_way_round_by_itself_is_told_apart_from_its_catalogue() -> None:
+    both = Legend.from_counts({5: 10, 6: 20, 7: 1})
+    with pytest.raises(
+        InputError, match="class 6 was made part of 5 in this run alone, and 5 part of 6 in its catalogue"
+    ):
+        follow(merge_classes(both, [6], 5, AT), merge_classes(both, [5], 6, AT))
+    same = merge_classes(both, [6], 5, AT)
+    assert follow(same, same) == same
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
