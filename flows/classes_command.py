@@ -124,7 +124,7 @@ def _check_runs(directory: Path, runs: bool) -> None:
 
 
 def _follow_up(directory: Path, runs: bool) -> int:
-    """Rewrite the runs of a catalogue, or say which would have to be; 2 where one cannot follow, which stops no other."""
+    """Rewrite the runs of a catalogue, or say which would have to be; 2 where one cannot follow, the others do."""
     from pipeline.catalogue.desk import published_runs, refresh
     from pipeline.catalogue.store import is_run
     from pipeline.errors import InputError

@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs += [told | {"method": name} | measure(mosaic, name, seed) for name in asked.methods]
         print(f"{scenario}: {len(seeds)} mosaics of {blocks} x {blocks} blocks done", file=sys.stderr, flush=True)
         write_record(asked.json, record)
-    text = f"{summarise(runs)}\n\n{NOTE}\n\n{blocks} x {blocks} blocks of {asked.block_px} px, seeds {seeds}. {describe_run(record)}"
+    what = f"{blocks} x {blocks} blocks of {asked.block_px} px, seeds {seeds}"
+    text = f"{summarise(runs)}\n\n{NOTE}\n\n{what}. {describe_run(record)}"
     print(text)
     if asked.markdown:
         asked.markdown.write_text(text + "\n")
