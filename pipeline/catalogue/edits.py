@@ -222,7 +222,8 @@ def _follow_merge(run: Legend, merge: LegendMerge) -> Legend:
     if kept == merge.gone:
         raise InputError(
             f"class {merge.kept} was made part of {merge.gone} in this run alone, and {merge.gone} part of "
-            f"{merge.kept} in its catalogue; an id that is gone does not come back: map the scene again (ktex run --fresh)"
+            f"{merge.kept} in its catalogue; an id that is gone does not come back: "
+            "map the scene again (ktex run --fresh)"
         )
     if kept not in there:
         # The class that it became part of came later than the run: it takes the place of the one that goes.
