@@ -19,7 +19,6 @@ from markupsafe import Markup
 
 from pipeline.legend import LegendClass
 from pipeline.report.contents import Contents
-from pipeline.report.encode import pack
 from pipeline.report.survey import Survey
 from pipeline.report.views import CONFIDENCE_STEP
 
@@ -55,7 +54,7 @@ class MapData:
             "columns": [found.grid.block((0, column)).core.x0 for column in range(1, columns)],
             "classes": [_class_facts(each, found.areas) for each in found.legend.classes],
         }
-        return cls(facts, pack(view.labels), pack(view.confidence), found.image)
+        return cls(facts, *found.packed, found.image)
 
 
 def _class_facts(each: LegendClass, areas: Mapping[int, float] | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def report_run(run: Run, engine: Engine, report: Callable[[int, int], None]) -> 
     ground = kept_ground(plan)
     stretch = Stretch.fit(ground, plan.scene.bands)
     exemplars = choose_exemplars(diagnostics, legend.ids, one_model=plan.one_model, k=plan.k)
-    imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground)
+    imagery = Imagery(plan.scene, plan.settings.show_pixels, ground=ground, stretch=stretch)
     borders = read_borders(plan)
     record, title = make_run_record(run, under_way="report"), plan.folders.root.name
     if isinstance(engine, SerialEngine):  # there is nobody else to draw

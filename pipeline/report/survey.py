@@ -19,7 +19,7 @@ from pipeline.legend import Legend
 from pipeline.pixels import Pixels, Scene
 from pipeline.record import RunRecord
 from pipeline.report.diagnostics import DIAGNOSTICS, Diagnostics
-from pipeline.report.encode import picture_uri, png_uri
+from pipeline.report.encode import pack, picture_uri, png_uri
 from pipeline.report.likeness import Features, Likeness, compare, describe_patch
 from pipeline.report.patches import find_places
 from pipeline.report.textures import TEXTURES
@@ -41,13 +41,14 @@ FORBIDDEN = "This report shows no pixels of the imagery, as its licence may ask 
 class Imagery:
     """The scene of a run, and whether its pixels may be shown; where it cannot be read, `scene` is None and why.
 
-    `ground` is the scene on the grid of the view, where it has been read already.
+    `ground` is the scene on the grid of the view, where it has been read already, and `stretch` how it is coloured.
     """
 
     scene: Scene | None
     shown: bool = True
     reason: str = ""
     ground: Pixels | None = None
+    stretch: Stretch | None = None
 
     @property
     def absence(self) -> str:
@@ -71,8 +72,8 @@ class Survey:
     ----------
     shape, box, grid
         Of the map: its size in pixels, its place, and the blocks that it was made of.
-    view
-        The map at a size for looking.
+    view, packed
+        The map at a size for looking; its labels and its confidence as the page carries them.
     image
         The imagery on the grid of the view, a picture as an address; None where it is not shown.
     areas
@@ -91,6 +92,7 @@ class Survey:
     legend: Legend
     diagnostics: Diagnostics
     view: MapView
+    packed: tuple[str, str]
     image: str | None
     areas: Mapping[int, float] | None
     borders: tuple[Border, ...]
@@ -128,6 +130,7 @@ def survey(
     image, patches, features = _look(imagery, view, store, legend, diagnostics)
     if borders is None:
         borders = measure_borders(store.read, grid, store.nodata)
+    packed = pack(view.labels), pack(view.confidence)
     drawn = None if meanwhile is None else meanwhile()
     if image is None or not imagery.shown:
         drawn = None
@@ -140,6 +143,7 @@ def survey(
         legend=legend,
         diagnostics=diagnostics,
         view=view,
+        packed=packed,
         image=drawn,
         areas=None if areas is None else {int(class_id): area for class_id, area in areas.items()},
         borders=tuple(borders),
@@ -171,7 +175,7 @@ def _look(
     if imagery.scene is None:
         return None, patches, features
     image = imagery.ground or read_image(imagery.scene, view.factor)
-    stretch = Stretch.fit(image, diagnostics.bands)
+    stretch = imagery.stretch or Stretch.fit(image, diagnostics.bands)
     places = find_places(view, legend.ids, store.shape, PATCHES if len(legend) <= MANY_CLASSES else 1)
     low, high = (np.array(side, np.float32)[:, None, None] for side in (diagnostics.low, diagnostics.high))
     for class_id, windows in places.items():
