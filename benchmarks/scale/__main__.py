@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ Table = tuple[str, list[str], list[list[object]]]
 GB = 1e9
 
 
-def measure_apply(folder: Path, quick: bool) -> tuple[dict[str, Any], list[Table]]:
+def measure_apply(folder: Path, quick: bool, side: int | None = None) -> tuple[dict[str, Any], list[Table]]:
     """Compare the wall time of a run with half the CPU time of reading, model and writing alone; 1 worker with 2.
 
     A run has as many cores as workers. What is done alone is done by two processes at once, too: whatever cores take
     from each other, no run of two workers can do without.
     """
-    side, block_px, repeats = (4096, 1024, 1) if quick else (10_240, 2048, 3)
+    usual, block_px, repeats = (4096, 1024, 1) if quick else (10_240, 2048, 3)
+    side = side or usual
     scene, model = make_quads(folder / f"scene-{side}", side), make_model(folder, quick=quick)
     runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     alone, beside = [], []
@@ -168,14 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("scale", __doc__ or "")
     options.add_argument("--section", choices=SECTIONS, action="append", help="which to run; default all")
     options.add_argument("--scratch", type=Path, metavar="DIR", help="where scenes and the model stay between calls")
+    options.add_argument("--side", type=int, metavar="PX", help="of the scene of apply (10240; quick 4096)")
     asked = options.parse_args(arguments)
+    sections = SECTIONS | {"apply": partial(measure_apply, side=asked.side)}
     record = begin_record("scale", {"quick": asked.quick, "sections": asked.section or list(SECTIONS)})
     said = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.scratch or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in record["settings"]["sections"]:
-            record[name], tables = SECTIONS[name](folder, asked.quick)
+            record[name], tables = sections[name](folder, asked.quick)
             for title, columns, rows in tables:
                 said.append(f"### {name}: {title}\n\n{format_table(columns, rows)}\n")
                 print(said[-1], flush=True)
