@@ -27,9 +27,10 @@ from rio_cogeo.cogeo import cog_validate
 
 from pipeline.blocks import Window
 from pipeline.errors import RunFailedError
+from pipeline.geotiff import raster_window
 from pipeline.legend import Legend
 from pipeline.levels import reduce_mode
-from pipeline.overviews import Halve, count_halvings, filling_overviews, fits_halvings, raster_window, write_halved
+from pipeline.overviews import Halve, count_halvings, filling_overviews, fits_halvings, write_halved
 from pipeline.stores import CONFIDENCE_NODATA, LabelStore
 from pipeline.workspace import whole
 

@@ -287,14 +287,14 @@ def read_bands(path: Path, indexes: tuple[int, ...], window: Window, into: NDArr
         If the pixels cannot be read; names the file.
     """
     with _named_errors(path), lent(path) as source:
-        data: NDArray[Any] = source.read(indexes, window=_to_rasterio(window), out=into)
+        data: NDArray[Any] = source.read(indexes, window=raster_window(window), out=into)
         return data
 
 
 def read_mask(path: Path, window: Window) -> NDArray[np.bool_]:
     """Read the file's own validity mask, ``(y, x)`` bool."""
     with _named_errors(path), lent(path) as source:
-        mask: NDArray[np.uint8] = source.read_masks(1, window=_to_rasterio(window))
+        mask: NDArray[np.uint8] = source.read_masks(1, window=raster_window(window))
         return mask > 0
 
 
@@ -354,7 +354,8 @@ def _spans(size: int, wanted: int, unit: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _to_rasterio(window: Window) -> RasterioWindow:
+def raster_window(window: Window) -> RasterioWindow:
+    """Return a window as rasterio has it."""
     return RasterioWindow(window.x0, window.y0, window.shape[1], window.shape[0])
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import rasterio
 from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
-from rasterio.windows import Window as RasterWindow
 
 from pipeline.blocks import Window
+from pipeline.geotiff import raster_window
 
 LEFT_OUT = frozenset({"crs", "transform", "compress", "zstd_level"})
 """Of the profile of a GeoTIFF that is of no use in those of its overviews."""
@@ -70,8 +70,3 @@ def write_halved(levels: Sequence[DatasetWriter], window: Window, pixels: NDArra
     for level in levels:
         pixels, window = halve(pixels), Window(*(each // 2 for each in window))
         level.write(pixels, 1, window=raster_window(window))
-
-
-def raster_window(window: Window) -> RasterWindow:
-    """Return a window as rasterio has it."""
-    return RasterWindow(window.x0, window.y0, window.shape[1], window.shape[0])

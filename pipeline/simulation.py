@@ -21,8 +21,8 @@ from pipeline.blocks import Block, Window
 from pipeline.cog import checked_cog, filling_cog, grid_profile
 from pipeline.costs import Costs
 from pipeline.errors import RunFailedError
+from pipeline.geotiff import raster_window
 from pipeline.models import load_model
-from pipeline.overviews import raster_window
 from pipeline.plan import Plan
 from pipeline.predict import model_of, prediction_key
 from pipeline.stores import RawStore

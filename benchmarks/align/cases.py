@@ -7,6 +7,7 @@ Whoever is interrupted goes on where he was.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,23 @@ REAL = {
 """Real scenes: where in the data folder, date, bands and k."""
 LABELLED = ("zion",)
 """Real scenes with labels on the raster's own pixels, which name land cover and leave some pixels out."""
+
+
+SCENES = (*RECIPES, "demo", *REAL)
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Add the options by which cases are asked for, all but their scenes."""
+    options.add_argument("--seeds", type=int, nargs="+", metavar="S", default=[0], help="of made scenes and models")
+    options.add_argument("--size", type=int, metavar="PX", help="side of made scenes (2048; quick 1024)")
+    options.add_argument("--block-px", type=int, nargs="+", metavar="PX", default=[512])
+    options.add_argument("--folder", type=Path, required=True, help="where models and labels are kept")
+    options.add_argument("--only-labelled", action="store_true", help="train nothing")
+
+
+def size_asked(asked: argparse.Namespace) -> int:
+    """Return the side of made scenes."""
+    return int(asked.size or (1024 if asked.quick else 2048))
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,30 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.align.cases import REAL, Blocks, Case, collect, is_collected, plan_case, read_labelled, read_map
-from benchmarks.align.mosaics import SCENES, plain_ways, score
+from benchmarks.align.cases import (
+    REAL,
+    SCENES,
+    Blocks,
+    Case,
+    add_options,
+    collect,
+    is_collected,
+    plan_case,
+    read_labelled,
+    read_map,
+    size_asked,
+)
+from benchmarks.align.mosaics import plain_ways, score
 from benchmarks.catalogue.dates import DATES
 from benchmarks.quality.real import data_folder
 from benchmarks.quality.scenes import RECIPES, K, make_scene
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
 from ktex_model import extractors
+from ktex_model.model import NO_CLASS
 from ktex_model.signature import signature_features
-from pipeline.align import align
+from pipeline.align import BlockSignature, align
 from pipeline.align.measure import measure
-from pipeline.blocks import Window
+from pipeline.blocks import Index, Window
 from pipeline.catalogue.members import measure_members, whitening_of
 from pipeline.catalogue.values import Members
 from pipeline.engine import SerialEngine
@@ -54,14 +67,10 @@ Describe = Callable[[Float, Bool], tuple[Float, Bool]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     options = parser("align.extractors", __doc__)
-    options.add_argument("--scenes", nargs="+", choices=SCENES, default=[*RECIPES, "demo", *REAL], metavar="NAME")
-    options.add_argument("--seeds", type=int, nargs="+", metavar="S", default=[0], help="of made scenes and models")
-    options.add_argument("--size", type=int, metavar="PX", help="side of made scenes (2048; quick 1024)")
-    options.add_argument("--block-px", type=int, nargs="+", metavar="PX", default=[512])
-    options.add_argument("--folder", type=Path, required=True, help="that of benchmarks.align.mosaics")
-    options.add_argument("--only-labelled", action="store_true", help="train nothing")
+    options.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES, metavar="NAME")
+    add_options(options)
     asked = options.parse_args(arguments)
-    size = asked.size or (1024 if asked.quick else 2048)
+    size = size_asked(asked)
     settings = {key: value for key, value in vars(asked).items() if key not in ("json", "markdown", "folder")}
     record = begin_record("align.extractors", settings | {"size": size})
     ways = list_ways(0.5 if asked.quick else 1.0)
@@ -160,12 +169,11 @@ def compare_ways(case: Case, ways: dict[str, Describe], folder: Path, *, train: 
         again = replace(blocks, signatures=signatures, overlaps=overlaps)
         solved = align(again.signatures, again.overlaps, seed=plan.settings.seed)
         yield told | {"way": way, "method": "solver"} | score(again, solved, truth, whole)
-        for method, given in plain_ways(again, case.k, plan.settings.seed):
-            if method == "k-means":
-                yield told | {"way": way, "method": method} | score(again, given, truth, whole)
+        for method, given in plain_ways(again, case.k, plan.settings.seed, ["k-means"]):
+            yield told | {"way": way, "method": method} | score(again, given, truth, whole)
 
 
-def _describe_block(plan: Plan, blocks: Blocks, index: tuple[int, int], describe: Describe) -> Any:
+def _describe_block(plan: Plan, blocks: Blocks, index: Index, describe: Describe) -> BlockSignature:
     block = plan.grid.block(index)
     pixels, wide = plan.read(block.read), block.wide_in_read.slices
     return measure(index, blocks.labels[index], *describe(plan.scaled(pixels)[wide], pixels.valid[wide]))
@@ -197,7 +205,7 @@ def _read_date(plan: Plan, date: str) -> tuple[Float, Bool]:
 
 def _members(labels: NDArray[np.uint8], image: Float, valid: Bool, describe: Describe) -> Members:
     features, cell_valid = describe(image, valid)
-    said = np.where(valid, labels, 255).astype(np.uint8)
+    said = np.where(valid, labels, NO_CLASS).astype(np.uint8)
     return measure_members(measure((0, 0), said, features, cell_valid), said, features, cell_valid)
 
 

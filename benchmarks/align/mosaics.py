@@ -23,15 +23,18 @@ from numpy.typing import NDArray
 from benchmarks.align.baselines import BASELINES
 from benchmarks.align.cases import (
     REAL,
+    SCENES,
     Blocks,
     Case,
     Labels,
     Mode,
+    add_options,
     collect,
     is_collected,
     plan_case,
     read_labelled,
     read_map,
+    size_asked,
 )
 from benchmarks.quality.scenes import RECIPES, K
 from benchmarks.report import begin_record, describe_run, format_table, parser, write_record
@@ -44,7 +47,6 @@ from pipeline.metrics import effective_classes, overlap_disagreement, seams
 from pipeline.plan import Plan
 from pipeline.vocabulary import find_vocabulary
 
-SCENES = (*RECIPES, "demo", *REAL)
 COLUMNS = (
     "pixel_ari", "ari_global", "classes", "classes_effective", "seam_before", "seam_after", "seam_like",
     "disagreement", "repaired",
@@ -62,17 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for."""
     options = parser("align.mosaics", __doc__)
     options.add_argument("--scenes", nargs="+", choices=SCENES, default=list(RECIPES), metavar="NAME")
-    options.add_argument("--seeds", type=int, nargs="+", metavar="S", default=[0])
-    options.add_argument("--size", type=int, metavar="PX", help="side of made scenes (2048; quick 1024)")
-    options.add_argument("--block-px", type=int, nargs="+", metavar="PX", default=[512])
+    add_options(options)
     options.add_argument("--k", type=int, nargs="+", metavar="K", help="classes of each block's model (the scene's)")
     options.add_argument(
         "--told", type=int, nargs="+", metavar="N", default=[], help="numbers of classes to ask for, too"
     )
-    options.add_argument("--folder", type=Path, required=True, help="where models and labels are kept")
-    options.add_argument("--only-labelled", action="store_true", help="train nothing")
     asked = options.parse_args(arguments)
-    size = asked.size or (1024 if asked.quick else 2048)
+    size = size_asked(asked)
     settings = {key: value for key, value in vars(asked).items() if key not in ("json", "markdown", "folder")}
     record = begin_record("align.mosaics", settings | {"size": size})
     record["runs"] = runs = list[dict[str, Any]]()
@@ -151,13 +149,15 @@ def _solve(
     return blocks, score(blocks, found.alignment, truth, whole) | more
 
 
-def plain_ways(blocks: Blocks, classes: int, seed: int) -> Iterator[tuple[str, Alignment]]:
-    """Give the same classes the ids of each plain baseline, which may open one for every node: maps hold 255."""
+def plain_ways(
+    blocks: Blocks, classes: int, seed: int, names: Sequence[str] = tuple(BASELINES)
+) -> Iterator[tuple[str, Alignment]]:
+    """Give the same classes the ids of plain baselines, which may open one for every node: maps hold 255."""
     if sum(len(each.ids) for each in blocks.signatures) > NO_CLASS:
         return
-    for name, baseline in BASELINES.items():
+    for name in names:
         lookup = {}
-        given = baseline(blocks.signatures, blocks.overlaps, classes, seed)
+        given = BASELINES[name](blocks.signatures, blocks.overlaps, classes, seed)
         for signature in blocks.signatures:
             lookup[signature.index] = table = np.full(int(signature.ids.max()) + 1, NO_CLASS, np.uint8)
             table[signature.ids] = given[signature.index]

@@ -12,6 +12,7 @@ from flows.cli import main
 from ktex_model import radiometry
 from pipeline.catalogue.store import CatalogueLock, read_catalogue, write_catalogue
 from pipeline.catalogue.values import Card, Catalogue, Members
+from pipeline.errors import InputError
 from pipeline.legend import Legend
 
 
@@ -120,3 +121,23 @@ def test_the_runs_of_a_run_are_refused_before_anything_is_changed(
     monkeypatch.chdir(tmp_path)
     assert main(["classes", *arguments, "--runs"]) == 2
     assert "--runs: run is a run itself" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_follow_stops_no_other(
+    catalogue: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, asked = [Path("/runs/apart"), Path("/runs/same")], []
+
+    def refresh(run: Path, _: Path) -> bool:
+        asked.append(run)
+        if run == runs[0]:
+            raise InputError(f"{run}: was merged the other way round")
+        return False
+
+    monkeypatch.setattr("pipeline.catalogue.desk.published_runs", lambda _: runs)
+    monkeypatch.setattr("pipeline.catalogue.desk.refresh", refresh)
+    assert main(["classes", "merge", str(catalogue), "0", "3", "--runs"]) == 2
+    said = capsys.readouterr()
+    assert asked == runs
+    assert said.err.strip() == "error: /runs/apart: was merged the other way round"
+    assert "/runs/same: nothing to change" in said.out
