@@ -33,6 +33,12 @@ def signature_length(bands: int) -> int:
     return bands + _SCALES * (bands if bands < _MANY_BANDS else 1) + _ORIENTED
 
 
+def log_brightness(values: Float) -> Float:
+    """Return what brightness, 0..1, counts as in features: its logarithm, which begins at 0.01."""
+    result: Float = np.log(values + _FLOOR)
+    return result
+
+
 def signature_features(image: Float, valid: Bool, stride: int = 4) -> tuple[Float, Bool]:
     """Measure texture on cells of `stride` pixels.
 
@@ -77,7 +83,7 @@ def signature_features(image: Float, valid: Bool, stride: int = 4) -> tuple[Floa
     bands = [np.pad(np.where(valid, image[..., b], 0), pad).astype(np.float32) for b in range(image.shape[2])]
     mean: Float = np.stack(bands).mean(axis=0, dtype=np.float32)
     cell_valid = _pool(weight, stride) * 2 >= stride * stride
-    columns = [np.log(_pool_mean(band, weight, stride)[0] + _FLOOR) for band in bands]
+    columns = [log_brightness(_pool_mean(band, weight, stride)[0]) for band in bands]
     for band in bands if len(bands) < _MANY_BANDS else [mean]:
         columns.extend(_energies(band, weight, stride))
     columns.extend(_orientations(mean, weight, stride))

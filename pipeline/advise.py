@@ -20,7 +20,7 @@ from pipeline.plan import make_plan, model_config
 from pipeline.preparation import describe_source
 from pipeline.scene import Source
 from pipeline.settings import Settings
-from pipeline.train import scene_samples
+from pipeline.train import scene_samples, scene_windows
 
 SEEDS = 2
 
@@ -89,7 +89,7 @@ def read_samples(source: Source, settings: Settings) -> list[Sample]:
     if settings.preset != "texture":
         raise InputError(f"--preset {settings.preset}: numbers of classes are tried with preset 'texture' alone")
     plan = make_plan(open_source(source, settings), settings, Path("advice"), describe_source(source))
-    return scene_samples(plan)[1]
+    return scene_samples(plan, scene_windows(plan))
 
 
 def rate_numbers(

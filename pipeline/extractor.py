@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.imagery import open_source
 from pipeline.plan import make_plan
 from pipeline.settings import Settings
-from pipeline.train import scene_samples
+from pipeline.train import scene_samples, scene_windows
 
 CARD = "CARD.md"
 
@@ -44,7 +44,7 @@ def read_scenes(sources: Sequence[str], settings: Settings) -> tuple[list[Sample
             )
         bands = scene.bands
         plan = make_plan(scene, settings, Path("extractor"), source)
-        _, found = scene_samples(plan)
+        found = scene_samples(plan, scene_windows(plan))
         samples += found
         pixels = sum(int(sample.valid.sum()) for sample in found)
         lines += [

@@ -13,7 +13,7 @@ from ktex_model.radiometry import Scaling
 from pipeline.errors import InputError
 from pipeline.formats import FIRST, require_version
 from pipeline.settings import Settings
-from pipeline.workspace import read_json, write_json
+from pipeline.workspace import ANCHOR, read_json, write_json
 
 if TYPE_CHECKING:
     from ktex_model.model import Model
@@ -79,7 +79,7 @@ def find_model(path: Path) -> ModelRef:
         if (path / "models").is_dir():
             raise InputError(
                 f"--model {path}: was run in 'local' mode and has a model for each block; give one of "
-                f"{path / 'models'}, or a run of mode 'global'"
+                f"{path / 'models'} ({ANCHOR} is that of the whole scene), or a run of mode 'global'"
             )
         raise InputError(f"--model {path}: holds no model; give the directory of a finished run of mode 'global'")
     require_version(directory / CARD, card.get("version", FIRST), VERSION)

@@ -280,6 +280,7 @@ def _project(grid: BlockGrid, scene: Scene, settings: Settings, *, one_model: bo
         trains=trains,
         sample_pixels=settings.sample_windows * settings.sample_px**2,
         simulates=settings.simulated,
+        anchored=settings.anchor and not one_model and len(grid) > 1,
     )
 
 

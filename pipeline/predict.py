@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS, Prediction
 from pipeline.align import BlockSignature, Overlap
-from pipeline.align.measure import overlap
+from pipeline.align.measure import level, overlap
 from pipeline.assemble import REPAIR, Task, begin_core, is_assembled, read_labels, task_of, write_core
 from pipeline.blocks import Block, Index, Window
 from pipeline.catalogue.sites import see_sites, sites_of_block
@@ -164,10 +164,21 @@ def leave_description(
         )
         most = sites_of_block(len(plan.grid))
         members = replace(members, sites=see_sites(plan.scene.geobox, block.core, labels[core], most))
+    if not plan.one_model:
+        signature = replace(signature, levels=_levels(plan, block, image, pixels.valid))
     replace_arrays(folder / "signatures" / f"{block.name}.npz", signature.to_arrays())
     replace_arrays(folder / "members" / f"{block.name}.npz", members.to_arrays())
     with costs.computing("predict"):
         return spectra(labels[core], pixels.data[:, *block.core.relative_to(block.read).slices], k)
+
+
+def _levels(plan: Plan, block: Block, image: ScaledImage, valid: NDArray[np.bool_]) -> dict[Index, NDArray[np.float32]]:
+    """Return how bright a block saw what it shares with each block that it is compared with, from its read window."""
+    (iy, ix), near = block.index, plan.grid.neighbours(block.index)
+    beside = [index for index in near if iy == index[0] or ix == index[1]]
+    shared = {index: block.wide.intersect(plan.grid.block(index).wide) for index in beside}
+    parts = {index: window.relative_to(block.read).slices for index, window in shared.items() if window.size}
+    return {index: level(image.window(part)[:, :], valid[part]) for index, part in parts.items()}
 
 
 def model_of(plan: Plan, name: str) -> tuple[Path, str] | None:

@@ -91,6 +91,7 @@ def project(
     trains: bool,
     sample_pixels: int,
     simulates: bool = False,
+    anchored: bool = False,
 ) -> Projection:
     """Project what a run over `grid` takes.
 
@@ -106,6 +107,8 @@ def project(
         Most pixels that a model learns from.
     simulates
         Whether the simulated image is made, too.
+    anchored
+        Whether a model of the whole scene labels all blocks, beside their own.
 
     Examples
     --------
@@ -121,11 +124,11 @@ def project(
     # counted; labels and margins, and their whole chunks.
     per_pixel = 2 * (bands * itemsize + 1) + 2 * 4 * bands + 16 + 8 + 6
     per_pixel += 0 if one_model else SIGNATURE_BYTES_PER_BAND * bands
-    models = 0 if not trains else 1 if one_model else len(grid)
+    models = (1 if one_model else len(grid) + anchored) if trains else 0
     learnt = min(sample_pixels, max(read)) if trains else 0
     mpx, mpx_read = pixels / 1e6, sum(read) / 1e6
     seconds = (
-        mpx_read * (READ_S_PER_MPX_BAND * bands * (1 if one_model else 2) + PREDICT_S_PER_MPX)
+        mpx_read * (READ_S_PER_MPX_BAND * bands * (2 - one_model + anchored) + PREDICT_S_PER_MPX * (1 + anchored))
         + mpx * (CUT_S_PER_MPX + WRITE_S_PER_MPX + (0 if one_model else SIGNATURE_S_PER_MPX))
         + models * TRAIN_S
         + simulates * mpx * SIMULATE_S_PER_MPX

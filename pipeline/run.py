@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, train_any
 from pipeline.assemble import BEGUN, assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
 from pipeline.assemble import STAGE as CUT
+from pipeline.blocks import Block
 from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
 from pipeline.engine import Engine, open_engine
 from pipeline.errors import RunFailedError
 from pipeline.pixels import Report
 from pipeline.plan import Plan
-from pipeline.predict import is_predicted, labels_key, predict_block, train_and_predict
+from pipeline.predict import is_predicted, labels_key, predict_block
 from pipeline.preparation import prepare
 from pipeline.publish import make_run_record, write_outputs
 from pipeline.report import report_run
@@ -54,6 +56,9 @@ def _train(run: Run, engine: Engine, report: Report) -> None:
 def _train_and_label(run: Run, engine: Engine, report: Report) -> None:
     plan, books = run.plan, {name: run.books.setdefault(name, StageBooks(name)) for name in ("train", "predict")}
     _make_raw_store(plan)
+    # The anchor first: it takes as long as a block, and nobody has to wait for it at the end.
+    anchor = [Anchor()] if is_anchored(plan) else []
+    anchored_before = bool(anchor) and is_anchor_trained(plan)
     trained_before = {block.name for block in plan.grid if is_trained(plan, block.name)}
 
     def enter(record: dict[str, Any]) -> None:
@@ -61,13 +66,24 @@ def _train_and_label(run: Run, engine: Engine, report: Report) -> None:
             if each is not None:
                 books[name].enter(each)
 
-    labelled = work_through(
-        run, engine, partial(train_and_predict, plan), plan.grid, len(plan.grid), report,
-        is_done=lambda block: block.name in trained_before and is_predicted(plan, block),
+    def is_done(item: Block | Anchor) -> bool:
+        if isinstance(item, Anchor):
+            return anchored_before
+        return item.name in trained_before and is_predicted(plan, item)
+
+    done = work_through(
+        run, engine, partial(train_any, plan), (*anchor, *plan.grid), len(anchor) + len(plan.grid), report,
+        is_done=is_done,
         enter=enter,
-        stage_of=lambda block: "predict" if is_trained(plan, block.name) else "train",
+        stage_of=lambda item: "predict" if is_trained(plan, item.name) else "train",
     )  # fmt: skip
-    books["train"].reused, books["predict"].reused = len(trained_before), labelled
+    books["train"].reused, books["predict"].reused = len(trained_before) + anchored_before, done - anchored_before
+    for each in anchor:
+        if (reason := run.failed.pop(each.name, None)) is not None:
+            plan.check_inputs()  # a file that changed is the better reason
+            raise RunFailedError(
+                f"the anchor, one model of the whole scene, failed: {reason}; the same command goes on"
+            )
 
 
 def _make_raw_store(plan: Plan) -> None:

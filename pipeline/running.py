@@ -151,7 +151,7 @@ def work_through(
 
     Returns how many were done before.
     """
-    reused = ended = did = 0
+    reused = ended = 0
 
     def to_do() -> Iterator[Item]:
         nonlocal reused, ended
@@ -170,10 +170,9 @@ def work_through(
             run.failed[name] = f"{stage}: {outcome.error}"
             logger.error("block %s failed in stage %s: %s", name, stage, outcome.error)
         else:
-            did += 1
             enter(outcome.result)
         report(ended, total)
-    if run.failed and not did and not reused:
+    if run.failed and not run.alive():
         name, reason = next(iter(run.failed.items()))
         raise RunFailedError(f"every block failed; the first was {name}, in stage {reason}")
     return reused

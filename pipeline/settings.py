@@ -60,6 +60,8 @@ class Settings(BaseModel):
     known_ground
         Whether a model that is trained with a catalogue begins with the classes that were seen on its ground before,
         so that they are parted as they were; what is new gets those of the k classes that are left.
+    anchor
+        Whether a model of the whole scene is trained beside those of the blocks, by which their classes are compared.
     repair
         Whether classes of single blocks that hold two of the map are split by the models of others, where that helps.
     sample_windows, sample_px
@@ -110,6 +112,7 @@ class Settings(BaseModel):
     model: Path | None = None
     catalogue: Path | None = None
     global_classes: int | None = Field(None, ge=2, le=65535)
+    anchor: bool = True
     repair: bool = True
     sample_windows: int = Field(16, ge=1)
     sample_px: int = Field(256, ge=64)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError
-from pipeline.workspace import MANIFEST, RECORD, WORK, Folders, is_locked, read_json
+from pipeline.workspace import ANCHOR, MANIFEST, RECORD, WORK, Folders, is_locked, read_json
 
 State = Literal["running", "interrupted", "done", "incomplete", "damaged"]
 STATES: tuple[State, ...] = ("running", "interrupted", "done", "incomplete", "damaged")
@@ -180,7 +180,8 @@ def _published(path: Path, record: Mapping[str, Any], changed: datetime) -> RunS
 def _count(folder: Path) -> int:
     try:
         return sum(
-            entry.name.endswith(".json") and not entry.name.startswith((".", "basis")) for entry in os.scandir(folder)
+            entry.name.endswith(".json") and not entry.name.startswith((".", "basis", f"{ANCHOR}."))
+            for entry in os.scandir(folder)
         )
     except FileNotFoundError:
         return 0

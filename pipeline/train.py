@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ktex_model.model import Sample
 from pipeline.blocks import Block, Window
 from pipeline.costs import Costs
+from pipeline.errors import RunFailedError
 from pipeline.gpu import train_in_memory
 from pipeline.known import known_classes
 from pipeline.models import save_model
 from pipeline.plan import OVERVIEW_PX, Plan
 from pipeline.sampling import draw, lattice
 from pipeline.scene import Pixels
+
+logger = logging.getLogger(__name__)
 
 MIN_PIXELS = 64 * 64
 """A block with fewer valid pixels learns from its surroundings too."""
@@ -43,21 +48,38 @@ def train_block(plan: Plan, block: Block) -> dict[str, Any]:
     return record
 
 
-def train_global(plan: Plan, name: str = "global") -> dict[str, Any]:
-    """Train the one model of a scene and mark it done."""
+def train_global(plan: Plan, name: str = "global", *, tolerant: bool = False) -> dict[str, Any]:
+    """Train the one model of a scene and mark it done; where `tolerant`, without what cannot be read."""
     costs = Costs()
     with costs.moving("read"):
-        windows, samples = scene_samples(plan)
+        drawn = scene_windows(plan)
+        windows = [window for window in drawn if _is_readable(plan, window)] if tolerant else drawn
+        samples = scene_samples(plan, windows or drawn)
     record = _train(plan, samples, name, plan.seed(), costs)
     record |= {"windows": [list(window) for window in windows], "key": plan.key(*windows), "costs": costs.to_json()}
+    if len(windows) < len(drawn):
+        logger.warning(
+            "model %s does without %d of %d windows: they cannot be read", name, len(drawn) - len(windows), len(drawn)
+        )
+        record["unread"] = len(drawn) - len(windows)
     plan.folders.mark(STAGE, name, record)
     return record
 
 
+def _is_readable(plan: Plan, window: Window) -> bool:
+    try:
+        plan.read(window)
+    except (OSError, RunFailedError):  # damaged, gone or changed: those who label it say which
+        return False
+    return True
+
+
 def is_trained(plan: Plan, name: str) -> bool:
-    """Whether the model of that name is there, and what it was trained on is as it was."""
+    """Whether the model of that name is there, and all that it was to be trained on is as it was."""
     found = plan.folders.done(STAGE, name)
-    return found is not None and found.get("key") == plan.key(*(Window(*window) for window in found["windows"]))
+    if found is None or found.get("unread"):
+        return False
+    return bool(found.get("key") == plan.key(*(Window(*window) for window in found["windows"])))
 
 
 def _train(plan: Plan, samples: list[Sample], name: str, seed: int, costs: Costs) -> dict[str, Any]:
@@ -106,15 +128,18 @@ def _grown(plan: Plan, window: Window) -> Window:
     return window.expand(plan.grid.block_px // 2, within=plan.grid.shape)
 
 
-def scene_samples(plan: Plan) -> tuple[list[Window], list[Sample]]:
-    """Read the stratified sample of the whole scene that its one model learns from; returns where it lies as well."""
+def scene_windows(plan: Plan) -> list[Window]:
+    """Draw the stratified sample of the whole scene that its one model learns from."""
     settings, shape = plan.settings, plan.grid.shape
     view = plan.scene.overview(OVERVIEW_PX)
     cells = lattice(Window(0, 0, *shape), settings.sample_px)
-    drawn = draw(cells, view.data, view.valid, shape, count=settings.sample_windows, seed=plan.seed())
-    windows = drawn or cells
+    return draw(cells, view.data, view.valid, shape, count=settings.sample_windows, seed=plan.seed()) or cells
+
+
+def scene_samples(plan: Plan, windows: Sequence[Window]) -> list[Sample]:
+    """Read windows of a scene to learn from; those without a valid pixel are left out."""
     pieces = ((plan.read(window), known) for window, known in zip(windows, known_classes(plan, windows), strict=True))
-    return windows, [Sample(plan.image(piece), piece.valid, known) for piece, known in pieces if piece.valid.any()]
+    return [Sample(plan.image(piece), piece.valid, known) for piece, known in pieces if piece.valid.any()]
 
 
 def peak_rss_bytes() -> int:

@@ -1,4 +1,4 @@
-"""From what the blocks of a run left behind to one vocabulary: compare neighbours, solve, repair, solve again."""
+"""From what the blocks of a run left behind to one vocabulary: compare them, solve, repair, solve again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.align import Alignment, BlockSignature, Overlap, Repair, align
 from pipeline.align.review import find_confusions, find_contested
+from pipeline.anchor import is_anchored, tally_block
 from pipeline.blocks import Block, Index
 from pipeline.engine import Engine
 from pipeline.errors import RunFailedError
@@ -25,18 +29,27 @@ ROUNDS = 3
 
 Tell = Callable[[int, int], None]
 Pair = tuple[Index, Index]
+Tally = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """An alignment with what it rests on.
 
-    `disagreement` is the share of shared pixels to which two blocks give different ids; None without shared pixels.
+    Attributes
+    ----------
+    alignment, signatures
+        The alignment, and the signatures of all blocks.
+    overlaps, tallies
+        What neighbours share, by pair, and what the anchor says of each block's classes.
+    disagreement
+        The share of shared pixels to which two blocks give different ids; None without shared pixels.
     """
 
     alignment: Alignment
     signatures: list[BlockSignature]
     overlaps: dict[Pair, Overlap]
+    tallies: dict[Index, Tally]
     disagreement: float | None
 
 
@@ -52,7 +65,7 @@ def find_vocabulary(plan: Plan, alive: Sequence[Block], engine: Engine, tell: Te
         Neighbours could not be compared, or no block has a class.
     """
     forget_repairs(plan)
-    found = _solve(plan, alive, engine, tell, {})
+    found = _solve(plan, alive, engine, tell, {}, {})
     if plan.settings.repair:
         found = _repair(plan, alive, engine, tell, found)
     given = found.alignment, found.signatures, list(found.overlaps.values())
@@ -79,7 +92,8 @@ def _repair(plan: Plan, alive: Sequence[Block], engine: Engine, tell: Tell, foun
         if not changed:
             break
         kept = {pair: overlap for pair, overlap in found.overlaps.items() if changed.isdisjoint(pair)}
-        found = _solve(plan, alive, engine, tell, kept)
+        told = {index: table for index, table in found.tallies.items() if index not in changed}
+        found = _solve(plan, alive, engine, tell, kept, told)
     if any(each.new_id is not None for each in done) and not _is_better(found, first):
         logger.info("repairs were taken back: blocks agree no better with them")
         forget_repairs(plan)
@@ -94,23 +108,41 @@ def _is_better(after: Vocabulary, before: Vocabulary) -> bool:
     return after.disagreement < before.disagreement and len(after.alignment.classes) >= len(before.alignment.classes)
 
 
-def _solve(plan: Plan, alive: Sequence[Block], engine: Engine, tell: Tell, known: dict[Pair, Overlap]) -> Vocabulary:
-    """Compare neighbours, but for the pairs that are `known`, and align."""
+def _solve(
+    plan: Plan,
+    alive: Sequence[Block],
+    engine: Engine,
+    tell: Tell,
+    known: dict[Pair, Overlap],
+    told: dict[Index, Tally],
+) -> Vocabulary:
+    """Compare neighbours, but for `known` pairs, and blocks with the anchor, but for those `told`; then align."""
     there = {block.index for block in alive}
     pairs = [pair for pair in plan.grid.pairs() if there.issuperset(pair) and pair not in known]
-    overlaps = dict(known)
+    blocks = [block for block in alive if block.index not in told] if is_anchored(plan) else []
+    steps = len(pairs) + len(blocks) + 1
+    overlaps, tallies = dict(known), dict(told)
     for done, outcome in enumerate(engine.map(partial(compare_pair, plan), pairs), 1):
         if outcome.error is not None:
             raise RunFailedError(f"blocks {outcome.item} could not be compared: {outcome.error}") from outcome.error
         if outcome.result is not None:
             overlaps[outcome.item] = outcome.result
-        tell(done, len(pairs) + 1)
+        tell(done, steps)
+    for done, tallied in enumerate(engine.map(partial(tally_block, plan), blocks), len(pairs) + 1):
+        if tallied.error is not None:
+            plan.check_inputs()  # a file that changed is the better reason
+            raise RunFailedError(
+                f"block {tallied.item.name} could not be compared with the anchor: {tallied.error}"
+            ) from tallied.error
+        if tallied.result is not None:
+            tallies[tallied.item.index] = tallied.result
+        tell(done, steps)
     overlaps = {pair: overlaps[pair] for pair in sorted(overlaps)}
     signatures = [found for block in alive if (found := read_signature(plan, block.index)) is not None]
     if not signatures:
         raise RunFailedError("no block with valid pixels could be labelled; see the log")
     settings = plan.settings
     shared = list(overlaps.values())
-    solved = align(signatures, shared, classes=settings.global_classes, seed=settings.seed)
-    tell(len(pairs) + 1, len(pairs) + 1)
-    return Vocabulary(solved, signatures, overlaps, overlap_disagreement(solved, signatures, shared))
+    solved = align(signatures, shared, tallies, classes=settings.global_classes, seed=settings.seed)
+    tell(steps, steps)
+    return Vocabulary(solved, signatures, overlaps, tallies, overlap_disagreement(solved, signatures, shared))

@@ -41,6 +41,9 @@ OUTPUTS = (
 BESIDE = frozenset({WORK, "scene", "run.log"})
 """What may lie in a run directory before the run: an earlier try, the scene of the demo, and the log."""
 
+ANCHOR = "anchor"
+"""What the model of the whole scene is called where each block has a model of its own."""
+
 FORMAT = 1
 
 
@@ -170,7 +173,7 @@ class Folders:
         return self.work / "source.zarr"
 
     def model(self, name: str) -> Path:
-        """Directory of a model: ``global``, or the name of a block."""
+        """Directory of a model: ``global``, or `ANCHOR` or the name of a block."""
         return self.outputs / ("model" if name == "global" else f"models/{name}")
 
     def signature(self, name: str) -> Path:

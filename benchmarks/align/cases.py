@@ -15,21 +15,23 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import rioxarray
 import xarray as xr
 from numpy.typing import NDArray
 
 import ktex_model
 from benchmarks.quality.real import data_folder, load_scene
-from benchmarks.quality.scenes import RECIPES, make_scene
+from benchmarks.quality.scenes import RECIPES, K, make_scene
 from ktex_model.model import NO_CLASS
 from pipeline import Settings
 from pipeline.align import BlockSignature, Overlap
+from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, train_any
 from pipeline.assemble import read_labels
 from pipeline.blocks import BlockGrid, Index
 from pipeline.demo import make_demo
 from pipeline.imagery import open_source
 from pipeline.plan import Plan, make_plan
-from pipeline.predict import is_predicted, label_window, model_of, train_and_predict
+from pipeline.predict import is_predicted, label_window, model_of
 from pipeline.scene import Source
 from pipeline.stores import RawStore
 from pipeline.train import is_trained, train_global
@@ -41,15 +43,21 @@ Mode = Literal["local", "global"]
 MADE_BANDS = "R=1,G=2,B=3,N=4"
 REAL = {
     "naip-2010": ("naip-nd", "2010", "rgbn", 6),
+    "naip-2010-720": ("naip-nd/m_4709963_se_14_1_20100629.tif", None, "rgbn", 6),
     "haiti": ("haiti", None, "rgbn", 6),
     "zion": ("zion/zion_west_rgbn.tif", None, "rgbn", 8),
 }
 """Real scenes: where in the data folder, date, bands and k."""
+CROPPED = {"naip-2010-720": 720}
+"""Real scenes whose middle alone is taken, a square of so many pixels a side: 2 x 2, 4 x 4 or 6 x 6 equal blocks."""
 LABELLED = ("zion",)
 """Real scenes with labels on the raster's own pixels, which name land cover and leave some pixels out."""
 
 
-SCENES = (*RECIPES, "demo", *REAL)
+WIDE = ("forms", "scales")
+WIDE_PX, WIDE_SEED = 1024, 3
+"""Scenes of such a side that lie side by side in ``wide``: as large a country has more textures than a block."""
+SCENES = (*RECIPES, "demo", "wide", *REAL)
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -99,6 +107,9 @@ def open_case(case: Case, folder: Path) -> tuple[Source, dict[str, object], Labe
         scene = make_scene(case.scene, case.size_px, case.seed)
         array = xr.DataArray(np.moveaxis(scene.images[0], 2, 0), dims=("band", "y", "x"), name=case.scene)
         return array, {"bands": MADE_BANDS}, scene.truths[0]
+    if case.scene == "wide":
+        image, truth = _make_wide(case.seed)
+        return xr.DataArray(image, dims=("band", "y", "x"), name=case.scene), {"bands": MADE_BANDS}, truth
     if case.scene == "demo":
         import rasterio
 
@@ -107,7 +118,26 @@ def open_case(case: Case, folder: Path) -> tuple[Source, dict[str, object], Labe
             return [str(path) for path in made.paths], {"bands": "nicfi"}, file.read(1)
     path, date, bands, _ = REAL[case.scene]
     truth = load_scene(case.scene).truths[0] if case.scene in LABELLED else None
+    if (side := CROPPED.get(case.scene)) is not None:
+        return _crop(data_folder() / path, side), {"bands": bands}, truth
     return data_folder() / path, {"bands": bands, "date": date}, truth
+
+
+def _make_wide(seed: int) -> tuple[NDArray[np.float32], Labels]:
+    """Lay made scenes side by side; classes of each have ids of their own."""
+    scenes = [make_scene(name, WIDE_PX, WIDE_SEED + 2 * seed + i) for i, name in enumerate(WIDE)]
+    image = np.concatenate([scene.images[0] for scene in scenes], axis=1)
+    truths = [np.where(s.truths[0] == NO_CLASS, NO_CLASS, s.truths[0] + K * i) for i, s in enumerate(scenes)]
+    return np.moveaxis(image, 2, 0), np.concatenate(truths, axis=1).astype(np.uint8)
+
+
+def _crop(path: Path, side: int) -> xr.DataArray:
+    """Return the middle of a raster."""
+    whole = rioxarray.open_rasterio(path)
+    if not isinstance(whole, xr.DataArray):
+        raise TypeError(f"{path} must hold one raster; got {type(whole).__name__}")
+    first = {axis: (whole.sizes[axis] - side) // 2 for axis in ("y", "x")}
+    return whole.isel({axis: slice(at, at + side) for axis, at in first.items()})
 
 
 def plan_case(case: Case, mode: Mode, folder: Path) -> tuple[Plan, Labels | None]:
@@ -140,7 +170,8 @@ def is_collected(plan: Plan) -> bool:
     """Whether all of a plan is labelled."""
     if plan.one_model:
         return _map_file(plan).exists()
-    return plan.folders.raw.exists() and all(is_predicted(plan, block) for block in plan.grid)
+    anchored = not is_anchored(plan) or is_anchor_trained(plan)
+    return anchored and plan.folders.raw.exists() and all(is_predicted(plan, block) for block in plan.grid)
 
 
 def collect(plan: Plan) -> None:
@@ -155,9 +186,11 @@ def collect(plan: Plan) -> None:
         return
     if not plan.folders.raw.exists():
         RawStore.create(plan.folders.raw, plan.grid)
+    if is_anchored(plan) and not is_anchor_trained(plan):
+        train_any(plan, Anchor())
     for block in plan.grid:
         if not is_predicted(plan, block):
-            train_and_predict(plan, block)
+            train_any(plan, block)
 
 
 def _map_file(plan: Plan) -> Path:

@@ -1,9 +1,9 @@
 """What tells textures apart in a signature: fixed filters, the encoder that comes with the package, or both.
 
 Blocks that were labelled for `benchmarks.align.mosaics` are described anew, each way, and aligned without repair: same
-labels, same solver. Then the classes of one date are looked for on the next: the map of the first date by one model
-cuts the pixels of all three dates of one place into the same classes, and each patch of a later date is given the
-nearest class of the first.
+labels, same solver, with and without what the anchor tells. Then the classes of one date are looked for on the next:
+the map of the first date by one model cuts the pixels of all three dates of one place into the same classes, and each
+patch of a later date is given the nearest class of the first.
 """
 
 from __future__ import annotations
@@ -167,8 +167,9 @@ def compare_ways(case: Case, ways: dict[str, Describe], folder: Path, *, train: 
         # Blocks of one run read the same pixels: no offset between two, in any features.
         overlaps = [replace(each, delta=np.zeros(dims, np.float32)) for each in blocks.overlaps]
         again = replace(blocks, signatures=signatures, overlaps=overlaps)
-        solved = align(again.signatures, again.overlaps, seed=plan.settings.seed)
-        yield told | {"way": way, "method": "solver"} | score(again, solved, truth, whole)
+        for method, tallies in (("solver", None), ("solver, anchor", found.tallies)):
+            solved = align(again.signatures, again.overlaps, tallies, seed=plan.settings.seed)
+            yield told | {"way": way, "method": method} | score(again, solved, truth, whole)
         for method, given in plain_ways(again, case.k, plan.settings.seed, ["k-means"]):
             yield told | {"way": way, "method": method} | score(again, given, truth, whole)
 

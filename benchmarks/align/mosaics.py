@@ -1,7 +1,7 @@
 """Scenes cut into blocks that are trained each by itself: alignment, repair and cut on the real model's classes.
 
 Each scene is mapped twice with one preset: by one model for all of it (``global``), and by a model for each block
-(``local``), whose classes the alignment has to put together, with and without repair; beside it stand plain
+(``local``), whose classes the alignment has to put together, with and without anchor and repair; beside it stand plain
 baselines, which are told k, on the same classes. Made scenes have an exact truth, real ones labels of land cover or
 none: these are measured against the map of one model, too, and local classes are named by it as by an oracle. What
 blocks labelled stays in ``--folder``, under a name that changes with the code of the model: what comes after training
@@ -69,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--told", type=int, nargs="+", metavar="N", default=[], help="numbers of classes to ask for, too"
     )
+    options.add_argument(
+        "--reference-seed",
+        type=int,
+        metavar="S",
+        help="of the one model that real scenes are measured against (theirs)",
+    )
     asked = options.parse_args(arguments)
     size = size_asked(asked)
     settings = {key: value for key, value in vars(asked).items() if key not in ("json", "markdown", "folder")}
@@ -80,7 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for block_px in asked.block_px:
                 for k in asked.k or [REAL[name][3] if name in REAL else K]:
                     case = Case(name, seed, size, block_px, k)
-                    runs += measure(case, asked.folder, train=not asked.only_labelled, told=asked.told)
+                    runs += measure(
+                        case,
+                        asked.folder,
+                        train=not asked.only_labelled,
+                        told=asked.told,
+                        reference_seed=asked.reference_seed if name in REAL else None,
+                    )
                     print(f"{case.name}: done", file=sys.stderr, flush=True)
                     write_record(asked.json, record)
     text = f"{summarise(runs)}\n\n{NOTE} Made scenes of {size} px. {describe_run(record)}"
@@ -90,16 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(case: Case, folder: Path, *, train: bool = True, told: Sequence[int] = ()) -> list[dict[str, Any]]:
+def measure(
+    case: Case, folder: Path, *, train: bool = True, told: Sequence[int] = (), reference_seed: int | None = None
+) -> list[dict[str, Any]]:
     """Return one row for each way to map a scene: globally, locally, and as an oracle would name local classes.
 
-    `told` are numbers of classes that the solver is told, beside the one that it finds.
+    `told` are numbers of classes that the solver is told, beside the one that it finds. The one model of a scene is the
+    anchor as well, if it has the same seed: with `reference_seed` it is another.
     """
     rows = list[dict[str, Any]]()
     whole: Labels | None = None
     modes: tuple[Mode, ...] = ("global", "local")
     for mode in modes:
-        plan, truth = plan_case(case, mode, folder)
+        seen = replace(case, seed=reference_seed) if mode == "global" and reference_seed is not None else case
+        plan, truth = plan_case(seen, mode, folder)
         grid = replace(plan.grid, overlap_px=plan.settings.overlap_px)  # one way to look for seams in all maps
         if train:
             collect(plan)
@@ -124,6 +140,8 @@ def measure(case: Case, folder: Path, *, train: bool = True, told: Sequence[int]
 def _score_local(
     plan: Plan, truth: Labels | None, whole: Labels | None, *, exact: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    bare = replace(plan, settings=plan.settings.model_copy(update={"anchor": False}))
+    yield "local, no anchor", _solve(bare, truth, whole, repair=True)[1]
     for way, repair in (("local, no repair", False), ("local", True)):
         blocks, figures = _solve(plan, truth, whole, repair=repair)
         yield way, figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +35,8 @@ class Graph:
         ``(D,)``: median standard deviation of features inside a node.
     known
         ``(N,)`` bool: whether a node has features.
+    shares
+        ``(N, A)``: what share of a node's pixels the anchor gives to each of its classes; no columns without one.
     cell_a, cell_b, cell_count, cell_pair
         ``(E,)``: the nodes of a cell, their shared pixels (float, above 0), and the pair that it belongs to.
     pair_i, pair_j
@@ -50,6 +52,7 @@ class Graph:
     features: Float
     spread: Float
     known: NDArray[np.bool_]
+    shares: Float
     cell_a: Int
     cell_b: Int
     cell_count: Float
@@ -123,15 +126,20 @@ def laplacian(i: Int, j: Int, weight: Float, n: int) -> sparse.csr_array:
     return (sparse.diags_array(np.asarray(links.sum(axis=1)).ravel()) - links).tocsr()
 
 
-def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> Graph:
+def build(
+    signatures: Sequence[BlockSignature],
+    overlaps: Sequence[Overlap],
+    tallies: Mapping[Index, NDArray[np.int64]] | None = None,
+) -> Graph:
     """Flatten and sort.
 
     Raises
     ------
     ValueError
-        A block occurs twice, features differ in length, or an overlap does not fit its signatures.
+        A block occurs twice, features differ in length, or an overlap or tally does not fit its signatures.
     """
     order = sorted(signatures, key=lambda s: s.index)
+    shares = _shares(order, tallies)
     blocks = [s.index for s in order]
     position = {index: i for i, index in enumerate(blocks)}
     _check(order, overlaps, position)
@@ -163,6 +171,7 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
         features=features[by_content],
         spread=np.median(spread, axis=0).astype(np.float64) if len(spread) else np.ones(dims),
         known=known[by_content],
+        shares=shares[by_content],
         cell_a=a[cell_order],
         cell_b=b[cell_order],
         cell_count=raw[2][cell_order],
@@ -172,6 +181,24 @@ def build(signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap]) -> 
         delta=np.array([o.delta for o in ordered], dtype=np.float64).reshape(-1, dims) * sign[:, None],
         delta_weight=np.array([o.weight for o in ordered], dtype=np.float64),
     )
+
+
+def _shares(order: Sequence[BlockSignature], tallies: Mapping[Index, NDArray[np.int64]] | None) -> Float:
+    """Return ``(N, A)`` the tallies of all nodes as shares."""
+    if not tallies:
+        return np.zeros((sum(len(s.ids) for s in order), 0))
+    tables = [tallies.get(s.index) for s in order]
+    widths = {table.shape[1] for table in tables if table is not None}
+    for signature, table in zip(order, tables, strict=True):
+        if table is None or len(table) != len(signature.ids) or len(widths) != 1:
+            found = "none" if table is None else f"{table.shape}"
+            raise ValueError(
+                f"`tallies` must have a row for each of {len(signature.ids)} ids, and columns for the classes of one "
+                f"anchor; got {found} at block {signature.index}"
+            )
+    counts = np.concatenate([table for table in tables if table is not None]).astype(np.float64)
+    result: Float = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return result
 
 
 def _cells(overlaps: Sequence[Overlap], first: Int, swapped: NDArray[np.bool_]) -> Float:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS
+from ktex_model.signature import log_brightness
 from pipeline.align.values import BlockSignature, Overlap
 from pipeline.blocks import Index
 
@@ -71,26 +72,38 @@ def measure(
     return BlockSignature(index, ids, counts[ids].astype(np.int64), means, spreads)
 
 
-def overlap(
-    a: BlockSignature,
-    a_labels: NDArray[np.uint8],
-    b: BlockSignature,
-    b_labels: NDArray[np.uint8],
-    a_features: NDArray[np.float32] | None = None,
-    b_features: NDArray[np.float32] | None = None,
-    cell_valid: NDArray[np.bool_] | None = None,
-) -> Overlap:
-    """Count what two blocks call the pixels that they share.
+def level(image: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return how bright pixels are, so that two blocks can tell whether they read the same.
+
+    Parameters
+    ----------
+    image, valid
+        ``(y, x, band)`` float32, 0..1, and ``(y, x)`` bool.
+
+    Returns
+    -------
+    ``(band,)`` float32: the median logarithm of brightness over valid pixels; NaN where there are none.
+
+    Examples
+    --------
+    >>> level(np.full((2, 2, 1), 0.99, np.float32), np.ones((2, 2), bool)).round(4).tolist()
+    [0.0]
+    """
+    if not valid.any():
+        return np.full(image.shape[2], np.nan, np.float32)
+    return np.median(log_brightness(image[valid]), axis=0).astype(np.float32)
+
+
+def overlap(a: BlockSignature, a_labels: NDArray[np.uint8], b: BlockSignature, b_labels: NDArray[np.uint8]) -> Overlap:
+    """Count what two blocks call the pixels that they share, and compare how bright they saw them.
 
     Parameters
     ----------
     a, b
-        Signatures of the blocks.
+        Signatures of the blocks. Where both have a level of what they share with each other, the difference is that
+        of the features that say how bright a class is, which are the first; texture is not compared.
     a_labels, b_labels
         ``(y, x)`` uint8, the labels of each in the window that their wide windows share.
-    a_features, b_features, cell_valid
-        Features of the same cells as each block saw them, and where both are valid. Not needed where both blocks
-        read one image, because then they do not differ.
 
     Raises
     ------
@@ -103,11 +116,55 @@ def overlap(
     rows, columns = _positions(a, a_labels[both]), _positions(b, b_labels[both])
     shape = len(a.ids), len(b.ids)
     table = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
-    dims = a.features.shape[1]
-    if a_features is None or b_features is None or cell_valid is None or not cell_valid.any():
-        return Overlap(a.index, b.index, table, np.zeros(dims, dtype=np.float32))
-    delta = np.median((a_features - b_features)[cell_valid], axis=0).astype(np.float32)
-    return Overlap(a.index, b.index, table, delta, float(cell_valid.sum()))
+    delta = np.zeros(a.features.shape[1], np.float32)
+    if b.index not in a.levels or a.index not in b.levels:
+        return Overlap(a.index, b.index, table, delta)
+    gap = a.levels[b.index] - b.levels[a.index]
+    if not np.isfinite(gap).all():
+        return Overlap(a.index, b.index, table, delta)
+    delta[: len(gap)] = gap
+    return Overlap(a.index, b.index, table, delta, float(both.sum()))
+
+
+def tally(
+    signature: BlockSignature, labels: NDArray[np.uint8], anchor: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """Count what an anchor calls the pixels of each class of a block.
+
+    Parameters
+    ----------
+    signature
+        Of the block.
+    labels, anchor
+        ``(y, x)`` uint8, what the block's own model and the anchor call the pixels of the wide window.
+    classes
+        Number of classes of the anchor.
+
+    Returns
+    -------
+    ``(n, classes)`` int64, in the order of the signature's `ids`.
+
+    Raises
+    ------
+    ValueError
+        The two differ in shape, or hold a label that the signature or the anchor does not.
+
+    Examples
+    --------
+    >>> labels, anchor = np.array([[0, 0, 3]], np.uint8), np.array([[1, 0, 1]], np.uint8)
+    >>> signature = BlockSignature((0, 0), np.array([0, 3]), np.array([2, 1]), *np.zeros((2, 2, 1), np.float32))
+    >>> tally(signature, labels, anchor, 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    if labels.shape != anchor.shape:
+        raise ValueError(f"`labels` and `anchor` must have one shape; got {labels.shape} and {anchor.shape}")
+    both = (labels != NO_CLASS) & (anchor != NO_CLASS)
+    said = anchor[both].astype(np.intp)
+    if said.size and said.max() >= classes:
+        raise ValueError(f"`anchor` must hold labels below {classes}; got {said.max()} at block {signature.index}")
+    shape = len(signature.ids), classes
+    counted = np.bincount(_positions(signature, labels[both]) * classes + said, minlength=shape[0] * shape[1])
+    return counted.reshape(shape).astype(np.int64)
 
 
 def _describe(

@@ -13,11 +13,12 @@ Prediction strength as the measure of the number of clusters: Tibshirani and Wal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ktex_model.model import NO_CLASS
 from pipeline.align.classes import Clusters, Limits, over_cluster, reduce_clusters, squared_distances
@@ -37,11 +38,18 @@ from pipeline.align.tracks import block_quality, find_tracks
 from pipeline.align.values import Alignment, BlockSignature, ClassSummary, Merge, Overlap
 from pipeline.blocks import Index
 
+_ANCHOR = 10.0
+"""What the shares that an anchor tells count for, beside filters in units of the spread inside a class: the square
+roots of two nodes without a class in common are 1.4 apart."""
 _LEAST_SHARE = 0.75
 """Least share of the typical number of classes of a block that the map has."""
 _FEW_BLOCKS = (4, 16)
 """Of so many blocks the map has the typical number at least, or the least share of it, but for classes that look alike;
 between the two along a straight line."""
+
+
+_SAME_LEVEL = 0.01
+"""What brightness of the same pixels differs by at most, of two blocks that read the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +62,7 @@ class _Prepared:
 
     features: Float
     variance: Float
-    suspect: np.typing.NDArray[np.bool_]
+    suspect: NDArray[np.bool_]
     offsets: Float
     track: Int
     weight: Float
@@ -63,7 +71,12 @@ class _Prepared:
 
 
 def align(
-    signatures: Sequence[BlockSignature], overlaps: Sequence[Overlap], *, classes: int | None = None, seed: int = 0
+    signatures: Sequence[BlockSignature],
+    overlaps: Sequence[Overlap],
+    tallies: Mapping[Index, NDArray[np.int64]] | None = None,
+    *,
+    classes: int | None = None,
+    seed: int = 0,
 ) -> Alignment:
     """Give every local id of every block a global id.
 
@@ -73,6 +86,9 @@ def align(
         One for each block that has valid pixels.
     overlaps
         What neighbours share; blocks or whole parts of the scene may have none.
+    tallies
+        For each block, where there is an anchor (a model that labelled all of the scene), ``(n, A)`` int64: how many
+        pixels of each local id, in the order of the signature's `ids`, it gives to each of its own classes.
     classes
         Number of global classes; found from how well overlaps reproduce them where None.
     seed
@@ -81,13 +97,33 @@ def align(
     Raises
     ------
     ValueError
-        `signatures` is empty or holds a block twice, `classes` is below 1, or overlaps do not fit the signatures.
+        `signatures` is empty or holds a block twice, `classes` is below 1, or overlaps or tallies do not fit them.
     """
     if classes is not None and classes < 1:
         raise ValueError(f"`classes` must be at least 1; got {classes}")
-    graph = build(signatures, overlaps)
+    graph = build(signatures, overlaps, tallies)
     if len(graph.blocks) == 1 and classes is None:
         return _number(graph, np.eye(len(graph.node_id)), (), (), np.ones(1))
+    solved = _solve(graph, classes, seed)
+    if graph.shares.shape[1]:
+        # An anchor knows what matters in a scene, but may take for one what blocks tell apart.
+        plain = _solve(replace(graph, shares=graph.shares[:, :0]), classes, seed)
+        if _information(graph, plain) > _information(graph, solved):
+            solved = plain
+    return _number(graph, solved.probability, solved.merges, solved.flags, solved.quality)
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """``(N, K)`` probabilities, how clusters were joined, what to look at, and ``(B,)`` trust in blocks."""
+
+    probability: Float
+    merges: tuple[Merge, ...]
+    flags: tuple[str, ...]
+    quality: Float
+
+
+def _solve(graph: Graph, classes: int | None, seed: int) -> _Solved:
     rng = np.random.default_rng(seed)
     ready = _prepare(graph)
     limits = _limits(graph, classes)
@@ -95,9 +131,19 @@ def align(
     everywhere = np.ones(len(graph.node_id), dtype=bool)
     ready = _tie(graph, ready, _cluster(graph, ready, everywhere, limits, rng))
     found = _cluster(graph, ready, everywhere, limits, rng)
-    solved = _infer(graph, ready, found)
-    flags = [*flags, *_warnings(graph, found, solved.probability, ready.quality, classes)]
-    return _number(graph, solved.probability, found.merges, tuple(flags), ready.quality)
+    probability = _infer(graph, ready, found).probability
+    told = (*flags, *_warnings(graph, found, probability, ready.quality, classes))
+    return _Solved(probability, found.merges, told, ready.quality)
+
+
+def _information(graph: Graph, solved: _Solved) -> float:
+    """Return what the class that one block gives to a shared pixel tells of that which the other gives, in nats."""
+    label, k = solved.probability.argmax(axis=1), solved.probability.shape[1]
+    counts = np.bincount(label[graph.cell_a] * k + label[graph.cell_b], graph.cell_count, minlength=k * k).reshape(k, k)
+    table: Float = (counts + counts.T) / max(2 * float(graph.cell_count.sum()), 1.0)
+    alone = table.sum(axis=1)
+    there = table > 0
+    return float(np.sum(table[there] * np.log(table[there] / np.outer(alone, alone)[there])))
 
 
 def _prepare(graph: Graph) -> _Prepared:
@@ -106,7 +152,8 @@ def _prepare(graph: Graph) -> _Prepared:
     weight = np.where(graph.known, np.sqrt(graph.node_pixels) * quality[graph.node_block], 0.0)
     features = graph.features - block_offsets(graph)[graph.node_block]
     scale = np.maximum(graph.spread, 1e-6)
-    features = np.where(graph.known[:, None], features / scale, 0.0)
+    features = np.hstack([features / scale, _ANCHOR * np.sqrt(graph.shares)])
+    features = np.where(graph.known[:, None], features, 0.0)
     for _ in range(2):
         track = find_tracks(graph, features)
         smoothness = estimate_smoothness(graph, features, track)
@@ -166,7 +213,7 @@ def _connect(graph: Graph, ready: _Prepared, limits: Limits, rng: np.random.Gene
 
 
 def _cluster(
-    graph: Graph, ready: _Prepared, nodes: np.typing.NDArray[np.bool_], limits: Limits, rng: np.random.Generator
+    graph: Graph, ready: _Prepared, nodes: NDArray[np.bool_], limits: Limits, rng: np.random.Generator
 ) -> Clusters:
     """Find the classes of some nodes, those of `nodes`."""
     features = ready.features - ready.offsets[graph.node_block]
@@ -260,6 +307,14 @@ def _warnings(graph: Graph, found: Clusters, probability: Float, quality: Float,
         flags.append(f"{classes} classes were asked for, and {used} could be told apart")
     if any(m.reason == "number of classes" for m in found.merges):
         flags.append("classes that overlaps could tell apart were joined to keep to the number of classes")
+    apart = np.flatnonzero((np.abs(graph.delta) > _SAME_LEVEL).any(axis=1) & (graph.delta_weight > 0))
+    if len(apart):
+        worst = apart[np.argmax(np.abs(graph.delta[apart]).max(axis=1))]
+        one, two = (graph.blocks[side[worst]] for side in (graph.pair_i, graph.pair_j))
+        flags.append(
+            f"{len(apart)} pair(s) of blocks read other values of the pixels that they share, first {one} and {two}: "
+            "what they differ by was removed"
+        )
     bad = [graph.blocks[i] for i in np.flatnonzero(quality < 0.2)]
     if bad:
         named = ", ".join(str(b) for b in bad[:8]) + (", ..." if len(bad) > 8 else "")

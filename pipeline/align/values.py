@@ -35,6 +35,8 @@ class BlockSignature:
         ``(n, D)`` float32, robust mean of the texture features of each id; NaN where none could be measured.
     spread
         ``(n, D)`` float32, robust standard deviation of the same; NaN likewise.
+    levels
+        For each block around, ``(band,)`` float32: how bright this block saw the pixels that both share (`level`).
     """
 
     index: Index
@@ -42,6 +44,7 @@ class BlockSignature:
     pixels: NDArray[np.int64]
     features: NDArray[np.float32]
     spread: NDArray[np.float32]
+    levels: Mapping[Index, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -62,18 +65,22 @@ class BlockSignature:
             "pixels": self.pixels,
             "features": self.features,
             "spread": self.spread,
+            "around": np.asarray(list(self.levels), dtype=np.int64).reshape(-1, 2),
+            "levels": np.asarray(list(self.levels.values()), dtype=np.float32),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BlockSignature:
         """Rebuild from what `to_arrays` returned."""
         iy, ix = (int(i) for i in arrays["index"])
+        around = ((int(y), int(x)) for y, x in arrays["around"])
         return cls(
             (iy, ix),
             np.asarray(arrays["ids"], dtype=np.int64),
             np.asarray(arrays["pixels"], dtype=np.int64),
             np.asarray(arrays["features"], dtype=np.float32),
             np.asarray(arrays["spread"], dtype=np.float32),
+            dict(zip(around, np.asarray(arrays["levels"], dtype=np.float32), strict=True)),
         )
 
 
@@ -91,7 +98,7 @@ class Overlap:
         ``(D,)`` float32, robust difference of the features of the same pixels, `a` minus `b`. 0 where both blocks
         read the same image; not 0 across dates and sensors.
     weight
-        On how many cells `delta` rests; 0 where it was not measured.
+        On how many pixels `delta` rests; 0 where it was not measured.
     """
 
     a: Index

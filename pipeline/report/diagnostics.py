@@ -20,7 +20,7 @@ from pipeline.blocks import Block
 from pipeline.errors import InputError
 from pipeline.formats import require_version
 from pipeline.plan import Plan
-from pipeline.workspace import read_json, write_json
+from pipeline.workspace import ANCHOR, read_json, write_json
 
 DIAGNOSTICS = "diagnostics.json"
 FORMAT = "ktextures-diagnostics"
@@ -122,7 +122,7 @@ _DIAGNOSTICS = TypeAdapter(Diagnostics)
 
 def gather_diagnostics(plan: Plan, alignment: Alignment | None, blocks: Sequence[Block]) -> Diagnostics:
     """Collect what the markers of a run's stages say."""
-    names = ["global"] if plan.one_model else [block.name for block in blocks]
+    names = ["global"] if plan.one_model else [ANCHOR, *(block.name for block in blocks)]
     trained = {name: plan.folders.done("train", name) or {} for name in names}
     scaling: Scaling = plan.scaling
     return Diagnostics(

@@ -28,15 +28,15 @@ def test_all_ways_are_scored_and_blocks_are_trained_once(tmp_path, grey, capsys)
     assert grey == []
     assert [run["way"] for run in json.loads((tmp_path / "none.json").read_text())["runs"]] == ["truth"]
     assert main([*options, "--json", str(tmp_path / "first.json")]) == 0
-    assert len(grey) == 1 + 4
+    assert len(grey) == 1 + 1 + 4
     assert main([*options, "--told", "3", "--json", str(tmp_path / "again.json")]) == 0
-    assert len(grey) == 5, "what was labelled is not trained again"
+    assert len(grey) == 6, "what was labelled is not trained again"
     first, again = (json.loads((tmp_path / f"{name}.json").read_text())["runs"] for name in ("first", "again"))
     told = [run for run in again if run["way"] == "local, told 3"]
     assert first == [run for run in again if run not in told]
     assert [run["classes"] for run in told] == [3]
     by_way = {run["way"]: run for run in first}
-    ours = ["truth", "global", "local, no repair", "local, no repair, oracle"]
+    ours = ["truth", "global", "local, no anchor", "local, no repair", "local, no repair, oracle"]
     assert list(by_way) == [*ours, *(f"local, {name}" for name in BASELINES), "local", "local, oracle"]
     assert by_way["local, tree Hungarian"]["classes"] > 1
     assert all(by_way[f"local, {name}"]["pixel_ari"] <= by_way["local, oracle"]["pixel_ari"] for name in BASELINES)
@@ -50,21 +50,21 @@ def test_all_ways_are_scored_and_blocks_are_trained_once(tmp_path, grey, capsys)
 
 def test_an_interrupted_collection_goes_on_and_other_code_begins_anew(tmp_path, grey, monkeypatch):
     plan, _ = plan_case(CASE, "local", tmp_path)
-    work = cases.train_and_predict
+    work = cases.train_any
 
-    def stop(plan, block):
+    def stop(plan, item):
         if len(grey) == 2:
             raise KeyboardInterrupt
-        return work(plan, block)
+        return work(plan, item)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cases, "train_and_predict", stop)
+        patch.setattr(cases, "train_any", stop)
         with pytest.raises(KeyboardInterrupt):
             collect(plan)
     assert not is_collected(plan)
     collect(plan)
     assert is_collected(plan)
-    assert len(grey) == 4
+    assert len(grey) == 1 + 4
     monkeypatch.setattr(cases, "model_digest", lambda: "another")
     other, _ = plan_case(CASE, "local", tmp_path)
     assert not is_collected(other)
@@ -102,6 +102,21 @@ def test_labels_of_zion_lie_on_the_pixels_of_its_raster(tmp_path, real_data, mon
     said = truth[tuple(pixels.T)]
     assert (said != 255).mean() > 0.95
     np.testing.assert_array_equal(said[said != 255], there[said != 255])
+
+
+def test_a_wide_scene_has_the_textures_of_both_of_its_halves(tmp_path):
+    plan, truth = plan_case(Case("wide", 0, 0, 256, 6), "local", tmp_path)
+    assert len(plan.grid) == 4 * 8
+    assert [sorted(np.unique(half)) for half in np.split(truth, 2, axis=1)] == [list(range(6)), list(range(6, 12))]
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+def test_a_square_of_a_real_scene_divides_evenly(tmp_path, real_data, monkeypatch):
+    monkeypatch.setenv("KTEX_DATA", str(real_data))
+    for block_px, blocks in ((360, 4), (180, 16), (120, 36)):
+        plan, _ = plan_case(Case("naip-2010-720", 0, 0, block_px, 6), "local", tmp_path)
+        assert plan.grid.shape == (720, 720)
+        assert len(plan.grid) == blocks
 
 
 def test_a_truth_of_another_size_is_refused(tmp_path, monkeypatch):

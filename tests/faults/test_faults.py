@@ -170,7 +170,7 @@ def test_a_scheduler_that_is_lost_stops_the_run_which_then_resumes(
 
         def map(self, function: Any, items: Any, *, retries: int = 1) -> Iterator[Outcome[Any, Any]]:
             for count, item in enumerate(items):
-                if count == 4:
+                if count == 1 + 4:
                     raise RunFailedError("the Dask scheduler was lost; the same command resumes")
                 yield Outcome(item, function(item))
 

@@ -70,25 +70,23 @@ def test_killed_resumed_and_serial_runs_end_with_the_same_bytes(tmp_path: Path) 
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = {path.stem for path in marker.glob("*.json")}
-    assert done == {"0000_0000"}
+    assert done == {"anchor"}
     assert not (tmp_path / "killed" / "run.json").exists()
-    trained_before = (
-        (tmp_path / "killed" / ".ktex" / "outputs" / "models" / "0000_0000" / "model.json").stat().st_mtime_ns
-    )
+    trained_before = (tmp_path / "killed" / ".ktex" / "outputs" / "models" / "anchor" / "model.json").stat().st_mtime_ns
 
     finish(start(tmp_path / "killed", scene, settings, "--workers", "2"))
     finish(start(tmp_path / "serial", scene, settings, "--engine", "serial"))
 
-    model = tmp_path / "killed" / "models" / "0000_0000" / "model.json"
+    model = tmp_path / "killed" / "models" / "anchor" / "model.json"
     assert model.stat().st_mtime_ns == trained_before, "what was trained is not trained again"
     for resumed, serial in zip(read(tmp_path / "killed"), read(tmp_path / "serial"), strict=True):
         np.testing.assert_array_equal(resumed, serial)
     weights = [
         (tmp_path / run / "models" / block / "weights.safetensors").read_bytes()
         for run in ("killed", "serial")
-        for block in ("0000_0000", "0000_0001")
+        for block in ("anchor", "0000_0000", "0000_0001")
     ]
-    assert weights[:2] == weights[2:]
+    assert weights[:3] == weights[3:]
     record = json.loads((tmp_path / "killed" / "run.json").read_text())
     assert record["state"] == "done"
     again = finish(start(tmp_path / "killed", scene, settings))

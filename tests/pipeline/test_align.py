@@ -164,6 +164,80 @@ def test_overlaps_match_what_features_cannot():
         np.testing.assert_array_equal(found.lookup[0, x], found.lookup[0, 0])
 
 
+def _told(signatures, seed):
+    """Tallies of an anchor that sees classes by their pixels and features alone, and now and then another."""
+    found = {}
+    for signature in signatures:
+        key = (signature.pixels + 7 * np.nan_to_num(signature.features).sum(axis=1).round(3) * 1000).astype(np.int64)
+        found[signature.index] = (key[:, None] * (seed + np.arange(1, 6) * 37) % 101).astype(np.int64)
+    return found
+
+
+@settings(deadline=None, max_examples=8)
+@given(seed=st.integers(0, 1000), name=st.sampled_from(["std", "islands"]))
+def test_names_and_order_change_nothing_beside_an_anchor_nor_do_names_of_the_anchor(seed, name):
+    mosaic = simulate((4, 4), SCENARIOS[name], seed=seed % 5)
+    signatures, overlaps, new_names = permute(mosaic, seed)
+    columns = np.random.default_rng(seed).permutation(5)
+    first = align(mosaic.signatures, mosaic.overlaps, _told(mosaic.signatures, seed))
+    again = align(signatures, overlaps, _told(signatures, seed))
+    turned = align(signatures, overlaps, {i: table[:, columns] for i, table in _told(signatures, seed).items()})
+    assert again.classes == first.classes
+    for index, labels in mosaic.labels.items():
+        names = np.append(new_names[index], 255).astype(np.uint8)
+        renamed = names[np.where(labels == 255, len(names) - 1, labels)]
+        assert again.apply(index, renamed).tobytes() == first.apply(index, labels).tobytes()
+        assert turned.apply(index, renamed).tobytes() == first.apply(index, labels).tobytes()
+
+
+def test_an_anchor_tells_what_neither_features_nor_overlaps_do():
+    # Blocks that touch nothing, whose classes look the same to filters.
+    rng = np.random.default_rng(5)
+    signatures, tallies = [], {}
+    for x in range(0, 12, 2):
+        order = rng.permutation(3)
+        signatures.append(_block((0, x), rng.normal(scale=0.2, size=(3, 3)), pixels=[900, 800, 700]))
+        tallies[0, x] = (np.eye(3)[order] * 700 + rng.integers(0, 40, (3, 3))).astype(np.int64)
+    found = align(signatures, [], tallies, classes=3)
+    for signature in signatures:
+        given_ids = found.lookup[signature.index][tallies[signature.index].argmax(axis=0)]
+        first = found.lookup[0, 0][tallies[0, 0].argmax(axis=0)]
+        np.testing.assert_array_equal(given_ids, first)
+    assert len({*first.tolist()}) == 3
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_anchor_that_is_wrong_does_no_harm(seed):
+    mosaic = simulate((6, 6), SCENARIOS["std"], seed)
+    rng = np.random.default_rng(seed)
+    wrong = {s.index: rng.multinomial(500, np.eye(5)[rng.integers(0, 5)], len(s.ids)) for s in mosaic.signatures}
+    mixed = {s.index: rng.permutation(np.eye(len(s.ids), 12))[:, :12] * 500 for s in mosaic.signatures}
+    plain = align(mosaic.signatures, mosaic.overlaps)
+    for tallies in (wrong, {index: table.astype(np.int64) for index, table in mixed.items()}):
+        found = align(mosaic.signatures, mosaic.overlaps, tallies)
+        assert _score(mosaic, found) >= _score(mosaic, plain) - 0.02
+
+
+def test_tallies_have_to_fit():
+    signatures = [_block((0, x), np.eye(3)) for x in range(2)]
+    good = np.ones((3, 4), np.int64)
+    for bad in ({(0, 0): good}, {(0, 0): good, (0, 1): good[:2]}, {(0, 0): good, (0, 1): good[:, :3]}):
+        with pytest.raises(ValueError, match=r"`tallies` must have a row for each of 3 ids"):
+            align(signatures, [], bad)
+
+
+def test_blocks_that_read_other_values_of_the_same_pixels_are_named():
+    base = np.diag([9.0, 9, 9])
+    signatures = [_block((0, x), base) for x in range(2)]
+    table, same = np.diag([90, 80, 70]), np.zeros(3, np.float32)
+    for delta, flagged in ((same, False), (same + np.float32(0.2), True)):
+        found = align(signatures, [Overlap((0, 0), (0, 1), table, delta, 240.0)])
+        said = [flag for flag in found.flags if "read other values" in flag]
+        assert bool(said) == flagged
+    assert said[0].startswith("1 pair(s) of blocks")
+    assert "(0, 0) and (0, 1)" in said[0]
+
+
 def test_measured_offsets_are_removed():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(4, 3)) * 3

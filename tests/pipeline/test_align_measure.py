@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.align import measure, overlap
+from pipeline.align.measure import level, tally
 
 
 def _measured(labels, features=None, valid=None, index=(0, 0)):
@@ -75,18 +78,46 @@ def test_overlap_counts_are_those_of_a_loop(seed):
     assert not found.delta.any()
 
 
-def test_delta_is_robust_and_one_minus_the_other():
+def test_the_difference_of_what_two_blocks_share_is_robust_and_one_minus_the_other():
+    rng = np.random.default_rng(3)
+    image = rng.uniform(0.2, 0.4, (12, 12, 1)).astype(np.float32)
+    brighter = (image + 0.01) * np.float32(np.e) ** 0.5 - 0.01
+    brighter[0, :3] = 1.0
+    valid = np.ones((12, 12), bool)
+    valid[5] = False
+    brighter[5] = np.nan
     labels = np.zeros((12, 12), np.uint8)
-    a, b = (_measured(labels, index=(0, i)) for i in (0, 1))
-    one, two = np.zeros((3, 3, 2), np.float32), np.full((3, 3, 2), 0.5, np.float32)
-    one[0, 0] = 100
-    valid = np.ones((3, 3), bool)
-    valid[2, 2] = False
-    two[2, 2] = np.nan
-    found = overlap(a, labels, b, labels, one, two, valid)
-    assert found.delta.tolist() == [-0.5, -0.5]
-    assert found.weight == 8
-    assert overlap(a, labels, b, labels, one, two, np.zeros((3, 3), bool)).weight == 0
+    seen = level(image, valid), level(brighter, valid)
+    a, b = (replace(_measured(labels, index=(0, i)), levels={(0, 1 - i): one}) for i, one in enumerate(seen))
+    found = overlap(a, labels, b, labels)
+    np.testing.assert_allclose(found.delta, [-0.5, 0], atol=0.03)
+    assert found.weight == 144
+    same = replace(b, levels=a.levels | {(0, 0): seen[0]})
+    assert overlap(a, labels, same, labels).delta.tolist() == [0, 0]
+
+
+def test_what_nobody_saw_makes_no_difference():
+    labels = np.zeros((12, 12), np.uint8)
+    nothing = level(np.zeros((4, 4, 1), np.float32), np.zeros((4, 4), bool))
+    assert np.isnan(nothing).all()
+    a, b = (replace(_measured(labels, index=(0, i)), levels={(0, 1 - i): nothing}) for i in (0, 1))
+    found = overlap(a, labels, b, labels)
+    assert (found.weight, found.delta.tolist()) == (0, [0, 0])
+
+
+def test_tallies_are_those_of_a_loop():
+    rng = np.random.default_rng(7)
+    labels, anchor = (rng.choice(np.array([0, 2, 9, 255], np.uint8), (12, 9)) for _ in range(2))
+    found = _measured(labels)
+    table = tally(found, labels, anchor, 10)
+    for i, one in enumerate(found.ids):
+        for two in range(10):
+            count = sum(p == one and q == two for p, q in zip(labels.flat, anchor.flat, strict=True))
+            assert table[i, two] == count
+    with pytest.raises(ValueError, match=r"must hold labels below 9; got 9 at block \(0, 0\)"):
+        tally(found, labels, anchor, 9)
+    with pytest.raises(ValueError, match="must have one shape"):
+        tally(found, labels, anchor[1:], 10)
 
 
 def test_what_does_not_fit_is_refused():

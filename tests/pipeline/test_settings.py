@@ -27,7 +27,7 @@ def test_a_file_is_read_and_overridden(tmp_path: Path) -> None:
     [
         ("k: 129", "setting 'k': .*less than or equal to 128; got 129"),
         ("k: 1", "setting 'k': .*greater than or equal to 2; got 1"),
-        ("kk: 3", "unknown setting 'kk'; known are align, aoi"),
+        ("kk: 3", "unknown setting 'kk'; known are align, anchor, aoi"),
         ("block_px: 1000", "block_px must be a multiple of chunk_px=512; got 1000"),
         ("{block_px: 64, overlap_px: 40}", "overlap_px must be at most half of block_px=64; got 40"),
         ("{mode: global, global_classes: 4}", "global_classes belongs to mode 'local'"),
