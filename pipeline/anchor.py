@@ -18,7 +18,7 @@ from pipeline.assemble import read_labels
 from pipeline.blocks import Block
 from pipeline.plan import Plan
 from pipeline.predict import label_window, labels_key, model_of, read_signature, train_and_predict
-from pipeline.train import is_trained, train_global
+from pipeline.train import is_trained, scene_windows, train_global
 from pipeline.workspace import ANCHOR
 
 STAGE = "tally"
@@ -37,8 +37,27 @@ def is_anchored(plan: Plan) -> bool:
 
 
 def is_anchor_trained(plan: Plan) -> bool:
-    """Whether the anchor is there, and what it was trained on is as it was."""
-    return is_trained(plan, ANCHOR)
+    """Whether the anchor is there, and would be trained on the same windows with the same pixels now."""
+    if not is_trained(plan, ANCHOR):
+        return False
+    trained = plan.folders.done("train", ANCHOR)
+    return trained is not None and trained["windows"] == [list(window) for window in scene_windows(plan)]
+
+
+def has_anchor(plan: Plan) -> bool:
+    """Whether a plan has an anchor, and it could be trained, if only on a part of what it was to see."""
+    return is_anchored(plan) and model_of(plan, ANCHOR) is not None
+
+
+def lacks_windows(plan: Plan) -> bool:
+    """Whether the anchor did without what could not be read."""
+    trained = plan.folders.done("train", ANCHOR)
+    return trained is not None and bool(trained.get("unread"))
+
+
+def train_whole(plan: Plan, _: Anchor) -> dict[str, Any]:
+    """Train the anchor on all that it is to see, or not at all."""
+    return {"train": train_global(plan, ANCHOR)}
 
 
 def train_any(plan: Plan, item: Block | Anchor) -> dict[str, Any]:

@@ -77,9 +77,10 @@ def find_model(path: Path) -> ModelRef:
             break
     else:
         if (path / "models").is_dir():
+            there = f" ({ANCHOR} is that of the whole scene)" if (path / "models" / ANCHOR).is_dir() else ""
             raise InputError(
                 f"--model {path}: was run in 'local' mode and has a model for each block; give one of "
-                f"{path / 'models'} ({ANCHOR} is that of the whole scene), or a run of mode 'global'"
+                f"{path / 'models'}{there}, or a run of mode 'global'"
             )
         raise InputError(f"--model {path}: holds no model; give the directory of a finished run of mode 'global'")
     require_version(directory / CARD, card.get("version", FIRST), VERSION)

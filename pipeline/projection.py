@@ -125,7 +125,7 @@ def project(
     per_pixel = 2 * (bands * itemsize + 1) + 2 * 4 * bands + 16 + 8 + 6
     per_pixel += 0 if one_model else SIGNATURE_BYTES_PER_BAND * bands
     models = (1 if one_model else len(grid) + anchored) if trains else 0
-    learnt = min(sample_pixels, max(read)) if trains else 0
+    learnt = min(sample_pixels, pixels if anchored else max(read)) if trains else 0
     mpx, mpx_read = pixels / 1e6, sum(read) / 1e6
     seconds = (
         mpx_read * (READ_S_PER_MPX_BAND * bands * (2 - one_model + anchored) + PREDICT_S_PER_MPX * (1 + anchored))

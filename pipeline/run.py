@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, train_any
+from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, lacks_windows, train_any, train_whole
 from pipeline.assemble import BEGUN, assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
 from pipeline.assemble import STAGE as CUT
 from pipeline.blocks import Block
 from pipeline.catalogue.stage import attach_run, publish_catalogue, read_vocabulary
 from pipeline.engine import Engine, open_engine
 from pipeline.errors import RunFailedError
+from pipeline.logs import Bound
 from pipeline.pixels import Report
 from pipeline.plan import Plan
 from pipeline.predict import is_predicted, labels_key, predict_block
@@ -31,7 +32,7 @@ from pipeline.stac import write_item
 from pipeline.stores import RawStore, create_labels, store_attributes
 from pipeline.train import is_trained, train_global
 from pipeline.vocabulary import find_vocabulary
-from pipeline.workspace import RECORD, write_json
+from pipeline.workspace import ANCHOR, RECORD, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,16 @@ def _train_and_label(run: Run, engine: Engine, report: Report) -> None:
         stage_of=lambda item: "predict" if is_trained(plan, item.name) else "train",
     )  # fmt: skip
     books["train"].reused, books["predict"].reused = len(trained_before) + anchored_before, done - anchored_before
-    for each in anchor:
-        if (reason := run.failed.pop(each.name, None)) is not None:
-            plan.check_inputs()  # a file that changed is the better reason
-            raise RunFailedError(
-                f"the anchor, one model of the whole scene, failed: {reason}; the same command goes on"
-            )
+    if anchor and not run.failed and lacks_windows(plan):
+        # All blocks could be read since: so can the anchor's windows.
+        (again,) = engine.map(Bound(partial(train_whole, plan)), anchor, retries=plan.settings.retries)
+        if again.result is None:
+            run.failed[ANCHOR] = f"train: {again.error}"
+        else:
+            enter(again.result)
+    if (reason := run.failed.pop(ANCHOR, None)) is not None:
+        plan.check_inputs()  # a file that changed is the better reason
+        raise RunFailedError(f"the anchor, one model of the whole scene, failed: {reason}; the same command goes on")
 
 
 def _make_raw_store(plan: Plan) -> None:

@@ -173,7 +173,7 @@ def work_through(
             enter(outcome.result)
         report(ended, total)
     if run.failed and not run.alive():
-        name, reason = next(iter(run.failed.items()))
+        name, reason = next((b.name, run.failed[b.name]) for b in run.plan.grid if b.name in run.failed)
         raise RunFailedError(f"every block failed; the first was {name}, in stage {reason}")
     return reused
 

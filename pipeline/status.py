@@ -21,6 +21,8 @@ State = Literal["running", "interrupted", "done", "incomplete", "damaged"]
 STATES: tuple[State, ...] = ("running", "interrupted", "done", "incomplete", "damaged")
 
 STAGES = ("train", "predict", "cut")
+WRITING = (*STAGES, "tally", "repair")
+"""Stages that leave a marker for each block that they work on."""
 """Stages that leave a marker for each block; where one model serves all blocks, the first does not."""
 
 SILENT_S = 1800.0
@@ -189,7 +191,7 @@ def _count(folder: Path) -> int:
 
 def _last_change(path: Path) -> datetime:
     folders = Folders(path)
-    seen = [path / RECORD, folders.log, folders.work / MANIFEST, *(folders.work / "done" / stage for stage in STAGES)]
+    seen = [path / RECORD, folders.log, folders.work / MANIFEST, *(folders.work / "done" / stage for stage in WRITING)]
     times = [file.stat().st_mtime for file in seen if file.exists()]
     return datetime.fromtimestamp(max(times, default=path.stat().st_mtime), UTC)
 

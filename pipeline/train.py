@@ -49,29 +49,36 @@ def train_block(plan: Plan, block: Block) -> dict[str, Any]:
 
 
 def train_global(plan: Plan, name: str = "global", *, tolerant: bool = False) -> dict[str, Any]:
-    """Train the one model of a scene and mark it done; where `tolerant`, without what cannot be read."""
+    """Train the one model of a scene and mark it done.
+
+    Where `tolerant`, what cannot be read is done without, and counted as ``unread``; if nothing is left there is no
+    model.
+    """
     costs = Costs()
     with costs.moving("read"):
         drawn = scene_windows(plan)
         windows = [window for window in drawn if _is_readable(plan, window)] if tolerant else drawn
-        samples = scene_samples(plan, windows or drawn)
-    record = _train(plan, samples, name, plan.seed(), costs)
+        samples = scene_samples(plan, windows) if windows else []
+    unread = len(drawn) - len(windows)
+    if unread:
+        logger.warning("model %s does without %d of %d windows: they cannot be read", name, unread, len(drawn))
+    record: dict[str, Any] = {"unread": unread} if unread else {}
+    if samples or not unread:
+        record |= _train(plan, samples, name, plan.seed(), costs)
     record |= {"windows": [list(window) for window in windows], "key": plan.key(*windows), "costs": costs.to_json()}
-    if len(windows) < len(drawn):
-        logger.warning(
-            "model %s does without %d of %d windows: they cannot be read", name, len(drawn) - len(windows), len(drawn)
-        )
-        record["unread"] = len(drawn) - len(windows)
     plan.folders.mark(STAGE, name, record)
     return record
 
 
 def _is_readable(plan: Plan, window: Window) -> bool:
-    try:
-        plan.read(window)
-    except (OSError, RunFailedError):  # damaged, gone or changed: those who label it say which
-        return False
-    return True
+    for _ in range(1 + plan.settings.retries):
+        try:
+            plan.read(window)
+        except (OSError, RunFailedError) as error:  # damaged, gone or changed: those who label it say which
+            logger.warning("window %s cannot be read: %s", tuple(window), error)
+        else:
+            return True
+    return False
 
 
 def is_trained(plan: Plan, name: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.align import Alignment, BlockSignature, Overlap, Repair, align
 from pipeline.align.review import find_confusions, find_contested
-from pipeline.anchor import is_anchored, tally_block
+from pipeline.anchor import has_anchor, tally_block
 from pipeline.blocks import Block, Index
 from pipeline.engine import Engine
 from pipeline.errors import RunFailedError
@@ -119,7 +119,7 @@ def _solve(
     """Compare neighbours, but for `known` pairs, and blocks with the anchor, but for those `told`; then align."""
     there = {block.index for block in alive}
     pairs = [pair for pair in plan.grid.pairs() if there.issuperset(pair) and pair not in known]
-    blocks = [block for block in alive if block.index not in told] if is_anchored(plan) else []
+    blocks = [block for block in alive if block.index not in told] if has_anchor(plan) else []
     steps = len(pairs) + len(blocks) + 1
     overlaps, tallies = dict(known), dict(told)
     for done, outcome in enumerate(engine.map(partial(compare_pair, plan), pairs), 1):
@@ -128,7 +128,9 @@ def _solve(
         if outcome.result is not None:
             overlaps[outcome.item] = outcome.result
         tell(done, steps)
-    for done, tallied in enumerate(engine.map(partial(tally_block, plan), blocks), len(pairs) + 1):
+    for done, tallied in enumerate(
+        engine.map(Bound(partial(tally_block, plan)), blocks, retries=plan.settings.retries), len(pairs) + 1
+    ):
         if tallied.error is not None:
             plan.check_inputs()  # a file that changed is the better reason
             raise RunFailedError(

@@ -48,6 +48,8 @@ _FEW_BLOCKS = (4, 16)
 between the two along a straight line."""
 
 
+_SAME_INFORMATION = 1e-9
+"""Less than this, in nats, is rounding: of two vocabularies that are one the anchor's is taken."""
 _SAME_LEVEL = 0.01
 """What brightness of the same pixels differs by at most, of two blocks that read the same."""
 
@@ -108,7 +110,7 @@ def align(
     if graph.shares.shape[1]:
         # An anchor knows what matters in a scene, but may take for one what blocks tell apart.
         plain = _solve(replace(graph, shares=graph.shares[:, :0]), classes, seed)
-        if _information(graph, plain) > _information(graph, solved):
+        if _information(graph, plain) > _information(graph, solved) + _SAME_INFORMATION:
             solved = plain
     return _number(graph, solved.probability, solved.merges, solved.flags, solved.quality)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.blocks import Window
 from pipeline.plan import Plan
 from pipeline.predict import compare_pair
 from pipeline.scene import Pixels
-from pipeline.workspace import ANCHOR
+from pipeline.workspace import ANCHOR, WORK
 from tests.pipeline import grey_model
 from tests.pipeline.rasters import write_raster
 from tests.pipeline.test_resume import make_quads
@@ -107,27 +108,104 @@ def test_an_interrupted_run_keeps_its_anchor(
     assert len(trainings) == 1 + 4
 
 
-def test_what_the_anchor_has_labelled_it_labels_again_only_where_labels_have_changed(
+def test_what_the_anchor_has_labelled_it_labels_again_only_where_labels_or_the_anchor_have_changed(
     tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quads, settings = make_quads(tmp_path / "quads"), Settings(**SETTINGS | {"sample_px": 64, "sample_windows": 1})
-    labelled, work = list[str](), pipeline.anchor.label_window
+    quads, settings = make_quads(tmp_path / "quads"), Settings(**SETTINGS | {"sample_px": 64})
+    labelled, plans, work, found = list[str](), list[Plan](), pipeline.anchor.label_window, pipeline.anchor.model_of
 
     def listen(plan: Plan, block: Any, *given: Any) -> Any:
         labelled.append(block.name)
+        plans.append(plan)
         return work(plan, block, *given)
 
     monkeypatch.setattr(pipeline.anchor, "label_window", listen)
-    segment(quads, settings, tmp_path / "out")
+    with monkeypatch.context() as broken:
+        broken.setattr("pipeline.vocabulary.align", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            segment(quads, settings, tmp_path / "out")
     assert len(labelled) == 9
-    labelled.clear()
-    make_quads(quads, {(0, 0): 99})
-    trainings.clear()
+    plan, first = plans[0], plans[0].grid.block((0, 0))
+    before = tally_block(plan, first)
+    assert before is not None
+    assert len(labelled) == 9
+    labels_of = pipeline.anchor.labels_key
+    with monkeypatch.context() as changed:
+        changed.setattr(pipeline.anchor, "labels_key", lambda *given: labels_of(*given) + "-others")
+        np.testing.assert_array_equal(tally_block(plan, first), before)
+    assert len(labelled) == 10
+    tally_block(plan, first)
+    assert len(labelled) == 11
+    _directory, digest = found(plan, ANCHOR) or ("", "")
+    other = Path(tmp_path / "another")
+    other.mkdir()
+    known, bands, seed = json.loads(digest)
+    (other / "grey.json").write_text(json.dumps([known, bands, seed + 1]))
+    with monkeypatch.context() as changed:
+        changed.setattr(pipeline.anchor, "model_of", lambda *_: (other, json.dumps([known, bands, seed + 1])))
+        tally_block(plan, first)
+    assert len(labelled) == 12
     segment(quads, settings, tmp_path / "out")
-    assert len(trainings) == 4, "the anchor saw another quad"
-    assert set(labelled) == {f"{iy:04d}_{ix:04d}" for iy in range(2) for ix in range(2)}
+    assert len(labelled) == 12 + 1
+
+
+def test_an_anchor_is_trained_on_what_it_would_be_drawn_now(
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quads, settings = make_quads(tmp_path / "quads"), Settings(**SETTINGS | {"sample_px": 64, "sample_windows": 2})
+    segment(quads, settings, tmp_path / "out")
+    make_quads(quads, {(2, 2): 99})
+    segment(quads, settings, tmp_path / "out")
     segment(quads, settings, tmp_path / "fresh")
-    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    windows = [
+        json.loads((tmp_path / run / WORK / "done/train" / f"{ANCHOR}.json").read_text())["windows"]
+        for run in ("out", "fresh")
+    ]
+    assert windows[0] == windows[1]
+
+
+def test_a_damaged_file_under_all_that_the_anchor_would_see_costs_its_blocks_and_the_anchor(
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    quads, settings = make_quads(tmp_path / "quads"), Settings(**SETTINGS | {"sample_px": 64, "sample_windows": 1})
+    segment(quads, settings, tmp_path / "whole")
+    (window,) = json.loads((tmp_path / "whole" / WORK / "done/train" / f"{ANCHOR}.json").read_text())["windows"]
+    read = Plan.read
+
+    def damaged(plan: Plan, asked: Window) -> Pixels:
+        if asked.intersect(Window(*window)).size > 1000:
+            raise OSError("pixels cannot be read, the file is damaged")
+        return read(plan, asked)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Plan, "read", damaged)
+        first = segment(quads, settings, tmp_path / "out")
+    assert first.record.exit_code == 3
+    assert first.record.blocks.done + first.record.blocks.reused == 9 - first.record.blocks.failed >= 1
+    assert "model anchor does without 1 of 1 windows" in caplog.text
+    assert segment(quads, settings, tmp_path / "out").record.exit_code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_what_could_not_be_read_for_a_while_changes_nothing(
+    tmp_path: Path, trainings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quads, settings = make_quads(tmp_path / "quads"), Settings(**SETTINGS | {"sample_px": 64})
+    segment(quads, settings, tmp_path / "whole")
+    read, tries = Plan.read, list[Window]()
+
+    def flaky(plan: Plan, asked: Window) -> Pixels:
+        tries.append(asked)
+        if len(tries) <= 1 + settings.retries:
+            raise OSError("stale file handle")
+        return read(plan, asked)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Plan, "read", flaky)
+        assert segment(quads, settings, tmp_path / "out").record.exit_code == 0
+    trained = json.loads((tmp_path / "out" / WORK / "done/train" / f"{ANCHOR}.json").read_text())
+    assert (len(trained["windows"]), "unread" in trained) == (9, False)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_blocks_see_the_same_where_they_overlap(
