@@ -31,11 +31,6 @@ class Anchor:
     name: str = ANCHOR
 
 
-def is_anchored(plan: Plan) -> bool:
-    """Whether a plan has an anchor: there are blocks with models of their own to compare, and it is wanted."""
-    return plan.settings.anchor and not plan.one_model and len(plan.grid) > 1
-
-
 def is_anchor_trained(plan: Plan) -> bool:
     """Whether the anchor is there, and would be trained on the same windows with the same pixels now."""
     if not is_trained(plan, ANCHOR):
@@ -46,7 +41,7 @@ def is_anchor_trained(plan: Plan) -> bool:
 
 def has_anchor(plan: Plan) -> bool:
     """Whether a plan has an anchor, and it could be trained, if only on a part of what it was to see."""
-    return is_anchored(plan) and model_of(plan, ANCHOR) is not None
+    return plan.anchored and model_of(plan, ANCHOR) is not None
 
 
 def lacks_windows(plan: Plan) -> bool:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     ModelConfig = PaperConfig | TextureConfig
 
+MOST_ANCHORED = 4096
+"""Scenes of more blocks hold too many textures for an anchor, which has no more classes than a block."""
 OVERVIEW_PX = 1024
 
 
@@ -79,6 +81,11 @@ class Plan:
         So they are where one model serves all blocks, and no catalogue has to say first how its classes are called.
         """
         return self.one_model and self.settings.catalogue is None and not self.settings.simulated
+
+    @property
+    def anchored(self) -> bool:
+        """Whether a model of the whole scene, the anchor, is trained beside those of the blocks, to compare these."""
+        return _is_anchored(self.settings, one_model=self.one_model, blocks=len(self.grid))
 
     @property
     def k(self) -> int:
@@ -271,6 +278,10 @@ def project_cost(plan: Plan) -> Projection:
     return _project(plan.grid, plan.scene, plan.settings, one_model=plan.one_model, trains=plan.given is None)
 
 
+def _is_anchored(settings: Settings, *, one_model: bool, blocks: int) -> bool:
+    return settings.anchor and not one_model and 1 < blocks <= MOST_ANCHORED
+
+
 def _project(grid: BlockGrid, scene: Scene, settings: Settings, *, one_model: bool, trains: bool) -> Projection:
     return project(
         grid,
@@ -280,7 +291,7 @@ def _project(grid: BlockGrid, scene: Scene, settings: Settings, *, one_model: bo
         trains=trains,
         sample_pixels=settings.sample_windows * settings.sample_px**2,
         simulates=settings.simulated,
-        anchored=settings.anchor and not one_model and len(grid) > 1,
+        anchored=_is_anchored(settings, one_model=one_model, blocks=len(grid)),
     )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, lacks_windows, train_any, train_whole
+from pipeline.anchor import Anchor, is_anchor_trained, lacks_windows, train_any, train_whole
 from pipeline.assemble import BEGUN, assemble_block, erase_failed, forget_damaged, is_assembled, read_alignment, task_of
 from pipeline.assemble import STAGE as CUT
 from pipeline.blocks import Block
@@ -58,7 +58,7 @@ def _train_and_label(run: Run, engine: Engine, report: Report) -> None:
     plan, books = run.plan, {name: run.books.setdefault(name, StageBooks(name)) for name in ("train", "predict")}
     _make_raw_store(plan)
     # The anchor first: it takes as long as a block, and nobody has to wait for it at the end.
-    anchor = [Anchor()] if is_anchored(plan) else []
+    anchor = [Anchor()] if plan.anchored else []
     anchored_before = bool(anchor) and is_anchor_trained(plan)
     trained_before = {block.name for block in plan.grid if is_trained(plan, block.name)}
 

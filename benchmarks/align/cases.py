@@ -25,7 +25,7 @@ from benchmarks.quality.scenes import RECIPES, K, make_scene
 from ktex_model.model import NO_CLASS
 from pipeline import Settings
 from pipeline.align import BlockSignature, Overlap
-from pipeline.anchor import Anchor, is_anchor_trained, is_anchored, train_any
+from pipeline.anchor import Anchor, is_anchor_trained, train_any
 from pipeline.assemble import read_labels
 from pipeline.blocks import BlockGrid, Index
 from pipeline.demo import make_demo
@@ -170,7 +170,7 @@ def is_collected(plan: Plan) -> bool:
     """Whether all of a plan is labelled."""
     if plan.one_model:
         return _map_file(plan).exists()
-    anchored = not is_anchored(plan) or is_anchor_trained(plan)
+    anchored = not plan.anchored or is_anchor_trained(plan)
     return anchored and plan.folders.raw.exists() and all(is_predicted(plan, block) for block in plan.grid)
 
 
@@ -186,7 +186,7 @@ def collect(plan: Plan) -> None:
         return
     if not plan.folders.raw.exists():
         RawStore.create(plan.folders.raw, plan.grid)
-    if is_anchored(plan) and not is_anchor_trained(plan):
+    if plan.anchored and not is_anchor_trained(plan):
         train_any(plan, Anchor())
     for block in plan.grid:
         if not is_predicted(plan, block):

@@ -2,8 +2,10 @@
 
 Steps: remove what moves a whole block (`drift`), on chains of sure matches (`tracks`); place disconnected parts
 (`registration`); find the classes (`classes`), twice, because block offsets are better known once they are; then
-decide each node from its features and its neighbours (`inference`). Nodes are ordered by content and never by local
-id, so that the map does not depend on how a model happened to number its classes, nor on the order of the blocks.
+decide each node from its features and its neighbours (`inference`). Where an anchor tells of each class what a model of
+the whole scene calls it, all is done with and without it, and what overlaps confirm better is taken. Nodes are ordered
+by content and never by local id, so that the map does not depend on how a model happened to number its classes, nor on
+the order of the blocks.
 
 References
 ----------

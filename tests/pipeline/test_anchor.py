@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.anchor import tally_block
 from pipeline.blocks import Window
 from pipeline.plan import Plan
 from pipeline.predict import compare_pair
+from pipeline.preparation import prepare
 from pipeline.scene import Pixels
 from pipeline.workspace import ANCHOR, WORK
 from tests.pipeline import grey_model
@@ -246,3 +248,10 @@ def test_what_cannot_be_read_costs_its_blocks_alone_and_the_anchor_is_trained_an
     healed = segment(quads, settings, tmp_path / "out")
     assert (healed.record.exit_code, len(trainings)) == (0, 1 + 1)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("side_px", "anchored"), [(64 * 64, True), (64 * 65, False)])
+def test_scenes_of_very_many_blocks_have_no_anchor(scene: Path, tmp_path: Path, side_px: int, anchored: bool) -> None:
+    with prepare(scene, Settings(**SETTINGS), tmp_path / "out") as run:
+        plan = replace(run.plan, grid=replace(run.plan.grid, shape=(64 * 64, side_px)))
+    assert plan.anchored is anchored
