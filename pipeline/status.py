@@ -21,9 +21,9 @@ State = Literal["running", "interrupted", "done", "incomplete", "damaged"]
 STATES: tuple[State, ...] = ("running", "interrupted", "done", "incomplete", "damaged")
 
 STAGES = ("train", "predict", "cut")
-WRITING = (*STAGES, "tally", "repair")
-"""Stages that leave a marker for each block that they work on."""
 """Stages that leave a marker for each block; where one model serves all blocks, the first does not."""
+WRITING = (*STAGES, "tally", "repair")
+"""These, and what is done between them: they leave a marker for each block that they work on."""
 
 SILENT_S = 1800.0
 """A run that is under way and has written nothing for so long is a problem to look into."""

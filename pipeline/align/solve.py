@@ -48,8 +48,6 @@ _LEAST_SHARE = 0.75
 _FEW_BLOCKS = (4, 16)
 """Of so many blocks the map has the typical number at least, or the least share of it, but for classes that look alike;
 between the two along a straight line."""
-
-
 _SAME_INFORMATION = 1e-9
 """Less than this, in nats, is rounding: of two vocabularies that are one the anchor's is taken."""
 _SAME_LEVEL = 0.01

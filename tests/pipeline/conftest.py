@@ -1,4 +1,4 @@
-"""What tests of the ledger and of those who read it share: a clock, and databases of both kinds."""
+"""What tests of the path share, a model that is trained in no time; and those of the ledger, a clock and databases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from ktex_model.texture import TextureConfig
+from tests.pipeline import grey_model
 from tests.servers import free_port
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Put the grey model in the place of ours; yields the list that its trainings are logged in."""
+    monkeypatch.setattr(TextureConfig, "context_px", 0)
+    yield grey_model.install(monkeypatch)
+    grey_model.load_model.cache_clear()
 
 
 class Clock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 import pipeline.anchor
-from ktex_model.texture import TextureConfig
 from pipeline import RunFailedError, Settings, segment
 from pipeline.anchor import tally_block
 from pipeline.blocks import Window
@@ -21,7 +19,6 @@ from pipeline.predict import compare_pair
 from pipeline.preparation import prepare
 from pipeline.scene import Pixels
 from pipeline.workspace import ANCHOR, WORK
-from tests.pipeline import grey_model
 from tests.pipeline.rasters import write_raster
 from tests.pipeline.test_resume import make_quads
 from tests.pipeline.test_run import content
@@ -31,13 +28,6 @@ SETTINGS: dict[str, Any] = {
     "k": K, "bands": "G=1", "scaling": "byte", "block_px": 64, "chunk_px": 32, "overlap_px": 8, "engine": "serial",
     "keep_work": True,
 }  # fmt: skip
-
-
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    monkeypatch.setattr(TextureConfig, "context_px", 0)
-    yield grey_model.install(monkeypatch)
-    grey_model.load_model.cache_clear()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ktex_model.texture import TextureConfig
 from pipeline import InputError, RunFailedError, Settings, segment
 from pipeline import predict as predict_module
 from pipeline import run as run_module
@@ -21,19 +19,11 @@ from pipeline.results import open_result
 from pipeline.running import Stage
 from pipeline.stores import LabelStore
 from pipeline.workspace import Folders
-from tests.pipeline import grey_model
 from tests.pipeline.rasters import GRID, shift, write_raster
 from tests.pipeline.test_run import content
 
 SMALL = {"block_px": 64, "chunk_px": 32, "overlap_px": 8, "engine": "serial", "bands": "G=1", "scaling": "byte", "k": 4}
 SIDE, QUADS = 64, 3
-
-
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    monkeypatch.setattr(TextureConfig, "context_px", 0)
-    yield grey_model.install(monkeypatch)
-    grey_model.load_model.cache_clear()
 
 
 @pytest.fixture
