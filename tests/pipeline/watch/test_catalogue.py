@@ -204,5 +204,5 @@ def test_a_changed_quad_costs_itself_and_its_neighbours(
     stepped(quads[4], 77, side=64, affine=shift(GRID, 0, 64 * 4))
     age(quads[4], 900)
     assert kinds(do_pass(attached)) == {"drop 2010-06-29": "published"}
-    assert len(trainings) <= 6 + 3, "itself, the neighbour whose overlap reaches into it, and the anchor"
+    assert len(trainings) == 6 + 3, "itself, the neighbour whose overlap reaches into it, and the anchor"
     assert open_result(attached.out / "runs" / "2010-06-29").record.blocks.reused >= 3
